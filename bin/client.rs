@@ -5,13 +5,13 @@ use clap::Parser;
 use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags};
 use shoal::cli::folder::{self, FolderKind};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS, VOLUNTEERS};
-use shoal::cli::{self, BarWatch, LogOptions, member, state_folder};
+use shoal::cli::{self, BarWatch, LogOptions, chunk_prompt, member, state_folder};
 use shoal::content::{PeerName, SetName, limits};
 use shoal::discovery::hub::{self, Hub};
 use shoal::net::Endpoint;
 use shoal::net::Shutdown;
 use shoal::report::{Fault, RoleError};
-use shoal::roles::chunk_client::{self, ClientConfig};
+use shoal::roles::chunk_client::ClientConfig;
 use shoal::roles::folder_client::MemberConfig;
 use shoal::storage::{StoreMemory, split_file};
 use shoal::tracker_client::selection::Item;
@@ -197,7 +197,7 @@ fn complete(own: Own, flags: Flags, watch: &Arc<BarWatch>, shutdown: &Shutdown) 
         serve: flags.serve.options(),
         timeout: flags.timeout,
     };
-    chunk_client::run(config, &**watch, shutdown)
+    chunk_prompt::run(config, watch, shutdown)
 }
 
 /// Shares a plain folder.

@@ -185,6 +185,7 @@ impl<M: Machine> World<M> {
             | Ask::Claim { token, .. }
             | Ask::Unclaim { token, .. }
             | Ask::WhereChunk { token, .. }
+            | Ask::SetStatus { token, .. }
             | Ask::Volunteer { token, .. } => (*token, true),
             _ => return None,
         };

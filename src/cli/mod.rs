@@ -6,6 +6,8 @@
 
 pub mod args;
 pub mod bar;
+pub mod chunk_prompt;
+mod chunk_sets;
 pub mod clean;
 pub mod confirm;
 pub mod console;

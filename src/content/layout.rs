@@ -53,8 +53,9 @@ pub enum LayoutError {
     /// More chunks than [`limits::CHUNKS_MAX`].
     #[error("{0} chunks are more than {max}; use larger chunks", max = limits::CHUNKS_MAX)]
     TooMany(u64),
-    /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`].
-    #[error("chunk {0} is larger than {max} bytes", max = limits::CHUNK_SIZE_MAX)]
+    /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`], so that only a chunk folder can hold it.
+    #[error("chunk {0} is larger than {max} bytes: only a chunk folder can hold it; download the set with client -folder \
+        PATH --join FILE", max = limits::CHUNK_SIZE_MAX)]
     ChunkTooLarge(ChunkIndex),
     /// A chunk set without chunks.
     #[error("the chunk set has no chunks")]
@@ -102,14 +103,11 @@ impl Layout {
     /// A layout of chunks of the given lengths, bytes.
     ///
     /// # Errors
-    /// There is no chunk, there are too many, or one is too large.
+    /// There is no chunk, or there are too many.
     pub fn uneven(lengths: impl IntoIterator<Item = u32>) -> Result<Self, LayoutError> {
         let mut offsets = vec![0u64];
         let mut end = 0;
         for (index, length) in (0u32..).zip(lengths) {
-            if length > limits::CHUNK_SIZE_MAX {
-                return Err(LayoutError::ChunkTooLarge(ChunkIndex(index)));
-            }
             if index >= limits::CHUNKS_MAX {
                 return Err(LayoutError::TooMany(u64::from(index) + 1));
             }
@@ -169,6 +167,21 @@ impl Layout {
             Layout::Uneven { offsets } => {
                 offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32).max().unwrap_or(0)
             }
+        }
+    }
+
+    /// Checks that each chunk can be received in memory, as in a download of a file.
+    ///
+    /// # Errors
+    /// [`LayoutError::ChunkTooLarge`].
+    pub fn check_fits_memory(&self) -> Result<(), LayoutError> {
+        let is_large =
+            |index: &ChunkIndex| self.span(*index).is_some_and(|span| span.length > limits::CHUNK_SIZE_MAX);
+        match self.longest() > limits::CHUNK_SIZE_MAX {
+            true => {
+                self.indices().find(is_large).map_or(Ok(()), |index| Err(LayoutError::ChunkTooLarge(index)))
+            }
+            false => Ok(()),
         }
     }
 
@@ -238,7 +251,10 @@ mod tests {
         assert!(matches!(Layout::even(1 << 40, Some(16 * 1024)), Err(LayoutError::TooMany(_))));
         assert!(Layout::even(u64::MAX, None).is_err());
         assert_eq!(Layout::uneven([]), Err(LayoutError::Empty));
-        assert_eq!(Layout::uneven([1, u32::MAX]), Err(LayoutError::ChunkTooLarge(ChunkIndex(1))));
+        let large = Layout::uneven([1, u32::MAX, u32::MAX, 2]).unwrap();
+        assert_eq!(large.size(), 2 * u64::from(u32::MAX) + 3);
+        assert_eq!(large.check_fits_memory(), Err(LayoutError::ChunkTooLarge(ChunkIndex(1))));
+        assert_eq!(Layout::uneven([1, limits::CHUNK_SIZE_MAX]).unwrap().check_fits_memory(), Ok(()));
     }
 
     proptest! {

@@ -37,8 +37,12 @@ pub const TRACKER_NAME: &str = "P2PTracker";
 pub const CHUNK_SIZE: u32 = 512 * 1024;
 /// Smallest chunk size of a file, bytes.
 pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
-/// Largest chunk of a file or a chunk set, bytes.
+/// Largest chunk of a file, bytes; it is received in memory.
 pub const CHUNK_SIZE_MAX: u32 = 64 * 1024 * 1024;
+/// Largest chunk of a chunk set, bytes. One above [`CHUNK_SIZE_MAX`] is written to disk while it arrives.
+pub const SET_CHUNK_SIZE_MAX: u32 = u32::MAX;
+/// Bytes of a chunk above [`CHUNK_SIZE_MAX`] that are received, hashed and written at a time.
+pub const LARGE_CHUNK_BLOCK_BYTES: usize = 256 * 1024;
 /// Largest number of chunks of a file for which the default chunk size is not doubled.
 pub const DEFAULT_CHUNKS_MAX: u64 = 65_536;
 /// Largest number of chunks of a file or a chunk set.

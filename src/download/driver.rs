@@ -48,6 +48,8 @@ pub struct KnownHolders {
 pub struct Download<'a> {
     /// Id of the file.
     pub id: FileId,
+    /// Name of the file, for log lines.
+    pub name: String,
     /// Manifest of the file.
     pub manifest: Arc<Manifest>,
     /// Where the received chunks go.
@@ -111,6 +113,7 @@ fn run_with(
 ) -> Result<(), RoleError> {
     let Download {
         id,
+        name,
         manifest,
         destination,
         holders,
@@ -135,6 +138,7 @@ fn run_with(
         relay,
         download: 0,
         file: id,
+        name,
         count: layout.count(),
         longest: layout.longest(),
         expected: manifest.clone(),

@@ -29,6 +29,8 @@ pub struct Job {
     pub download: u32,
     /// Id under which sources are asked for chunks.
     pub file: FileId,
+    /// Name of the file or chunk set, for log lines.
+    pub name: String,
     /// Number of chunks of the file.
     pub count: u32,
     /// Length of the longest chunk known so far, bytes; limits the number of connected sources.

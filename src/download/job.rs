@@ -398,6 +398,7 @@ pub fn complete(
     let Located { file, holders } = located;
     let download = Download {
         id: file.file.id,
+        name: file.file.name.to_string(),
         manifest: file.manifest.clone(),
         destination: destination.clone(),
         holders,

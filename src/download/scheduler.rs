@@ -16,8 +16,8 @@ use super::source::{FragmentCount, SourceCommand, SourceReader};
 use super::staging;
 use super::verifier::Verifier;
 use crate::content::limits::{
-    LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN, SOURCES_MAX,
-    SOURCES_MIN,
+    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
+    SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use crate::net::{RateLimit, Shutdown, Threads};
@@ -29,7 +29,7 @@ use crate::swarm::picker::{Picker, SourceId};
 use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
 use refusals::Refusals;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +38,8 @@ use upstreams::Upstreams;
 
 /// Largest number of addresses kept as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
+/// Sources whose loss is remembered, so that it is logged once.
+const LOGGED_LOSSES_MAX: usize = 1_024;
 /// Consecutive failed connection attempts after which an address is forgotten.
 const FAILURES_MAX: u32 = 8;
 /// Protocol errors after which a source is banned.
@@ -128,6 +130,8 @@ pub struct DownloadScheduler {
     starts_left: usize,
     /// Last tick before which bytes of a chunk arrived.
     received_at: Moment,
+    /// Sources whose loss was logged since they were last connected, up to [`LOGGED_LOSSES_MAX`].
+    logged_losses: HashSet<SocketAddr>,
 }
 
 impl DownloadScheduler {
@@ -159,6 +163,7 @@ impl DownloadScheduler {
             upstreams: Upstreams::default(),
             starts_left: STARTS_PER_TICK_MAX,
             received_at: Moment::ZERO,
+            logged_losses: HashSet::new(),
         }
     }
 
@@ -227,6 +232,9 @@ impl DownloadScheduler {
     /// Raises the length of the longest chunk, bytes; limits the number of connected sources.
     pub fn expect_up_to(&mut self, length: u32) {
         self.longest = self.longest.max(length);
+        if length > CHUNK_SIZE_MAX {
+            self.picker.wait_while_bytes_arrive();
+        }
     }
 
     /// Adds a possible source. It is connected to as soon as a connection is free.
@@ -449,6 +457,7 @@ impl DownloadScheduler {
         let Some(live) = self.live.get_mut(&id) else { return };
         live.connected = true;
         let address = live.address;
+        self.logged_losses.remove(&address);
         let candidate = self.candidates.get_mut(&address);
         let reported = candidate.map(|candidate| {
             candidate.failures = 0;
@@ -487,7 +496,11 @@ impl DownloadScheduler {
                 candidate.link = CandidateState::Idle(now + pause);
                 candidate.reported = Bitfield::none(self.job.count);
                 if !matches!(error, SourceError::Stopped) {
-                    log::info!("disconnected from {address}: {error}");
+                    // One line, although the source may be tried again many times.
+                    let is_new =
+                        self.logged_losses.len() < LOGGED_LOSSES_MAX && self.logged_losses.insert(address);
+                    let level = if is_new { log::Level::Info } else { log::Level::Debug };
+                    log::log!(level, "disconnected from {address}, a source of {}: {error}", self.job.name);
                 }
                 candidate.failures += u32::from(!live.connected);
                 if candidate.failures >= FAILURES_MAX {

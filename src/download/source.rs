@@ -5,11 +5,12 @@
 //! lost source, whatever else fails; after the loss of a source no further events of it are sent; every wait
 //! has a deadline.
 
-use super::events::{Job, SourceError, SourceEvent, SourceUpdate};
+use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use super::verifier::{SourceVerifier, Verifier};
+use crate::content::digest::Hasher;
 use crate::content::limits::{
-    CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LIMITED_PART_BYTES, NAMED_PEERS_MAX, PEER_LIST_MAX,
-    PROTOCOL_VERSION,
+    CHUNK_SIZE_MAX, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LARGE_CHUNK_BLOCK_BYTES, LIMITED_PART_BYTES,
+    NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
 };
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::dial::dial_any_within;
@@ -146,8 +147,10 @@ impl PeerConnection {
         match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, length, mode, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
-                Manifest::decode(file, size, chunk_size, &payload)
-                    .map(|manifest| (manifest, mode))
+                let manifest = Manifest::decode(file, size, chunk_size, &payload);
+                let fits = |manifest: &Manifest| manifest.layout().check_fits_memory();
+                manifest
+                    .and_then(|manifest| fits(&manifest).map(|()| (manifest, mode)).map_err(Into::into))
                     .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
             PeerResponse::Error { code: ErrorCode::Replaced, text, .. } => Err(SourceError::Replaced(text)),
@@ -530,19 +533,54 @@ impl SourceReader {
             let text = format!("chunk {index} came with {length} bytes instead of {expected}");
             return Err(SourceError::Protocol(text));
         }
+        if length > CHUNK_SIZE_MAX {
+            return self.large_chunk((index, length), digest, reader);
+        }
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
         let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, length));
         reader.payload_in_parts(buffer, |fragment| {
-            self.fragments.fetch_add(1, Ordering::Relaxed);
             if let Some(relay_writer) = &relay_writer {
                 relay_writer.push(fragment);
             }
-            if let Some(limit) = &self.job.limit {
-                limit.throttle(fragment.len() as u64, &self.shutdown);
-            }
+            self.received(fragment);
         })?;
         verifier.take(index, digest, buffer, relay_writer, more);
+        Ok(())
+    }
+
+    /// Counts a fragment, and waits as long as the download limit requires.
+    fn received(&self, fragment: &[u8]) {
+        self.fragments.fetch_add(1, Ordering::Relaxed);
+        if let Some(limit) = &self.job.limit {
+            limit.throttle(fragment.len() as u64, &self.shutdown);
+        }
+    }
+
+    /// Hashes and writes a chunk that is too large for the memory while it arrives, and stores it if its digest is right.
+    fn large_chunk(
+        &self,
+        (index, length): (ChunkIndex, u32),
+        digest: Digest,
+        reader: &mut FrameReader,
+    ) -> Result<(), SourceError> {
+        let mut chunk = self.job.sink.begin(index, digest, length)?;
+        let (mut hasher, mut remaining) = (Hasher::new(), length as usize);
+        let mut buffer = vec![0; LARGE_CHUNK_BLOCK_BYTES];
+        while remaining > 0 {
+            let block = &mut buffer[..remaining.min(LARGE_CHUNK_BLOCK_BYTES)];
+            reader.payload_in_parts(block, |fragment| self.received(fragment))?;
+            hasher.update(block);
+            chunk.write(block)?;
+            remaining -= block.len();
+        }
+        if hasher.finish() != digest {
+            return Err(SourceError::BadChunk { index, bytes: length });
+        }
+        self.report(match chunk.finish()? {
+            true => SourceUpdate::Stored(Arrival { index, bytes: length }),
+            false => SourceUpdate::Refused(index),
+        });
         Ok(())
     }
 }

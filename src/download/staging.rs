@@ -27,6 +27,7 @@ pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
         relay: None,
         download: 0,
         file: FileId([0; 32]),
+        name: "file".to_owned(),
         count,
         longest: 1,
         expected: Arc::new(Nothing),

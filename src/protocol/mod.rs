@@ -22,6 +22,7 @@ pub mod payload;
 pub mod peer;
 pub mod peer_address;
 pub mod set_report;
+pub mod set_status;
 pub mod status;
 pub mod tokens;
 pub mod tracker;

@@ -2,6 +2,7 @@
 //!
 //! `tracker status --json` prints it. Scripts depend on it: fields are added, never renamed or removed.
 
+use super::set_status::SetStatus;
 use super::tokens::KeyPrint;
 use crate::content::{FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,12 @@ pub struct Status {
     /// The latest drop orders and deletions with their reasons, the newest last.
     #[serde(default)]
     pub drops: Vec<DropStatus>,
+    /// Number of chunk sets.
+    #[serde(default)]
+    pub sets_known: u64,
+    /// The first chunk sets, by name.
+    #[serde(default)]
+    pub sets: Vec<SetStatus>,
 }
 
 /// A drop order to a volunteer, or a deletion at the tracker.

@@ -6,6 +6,7 @@
 
 pub use super::file_summary::FileSummary;
 use super::set_report::WaitingChunk;
+use super::set_status::SetStatus;
 pub use super::tokens::{IdentityKey, ReportId, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
@@ -256,6 +257,14 @@ pub enum TrackerRequest {
         /// Index of the chunk.
         index: ChunkIndex,
     },
+    /// Requests the state of a set of which the client is a member (TCP).
+    SetStatus {
+        /// Token from `registered`.
+        token: Token,
+        /// Key of the set.
+        #[serde(flatten)]
+        set: SetKey,
+    },
     /// Requests the manifest of a sealed set (TCP).
     Manifest {
         /// File id of the sealed set.
@@ -285,6 +294,16 @@ fn hello_to_tracker<S: serde::Serializer>(version: &u32, serializer: S) -> Resul
     Fields { version: *version, tracker: true }.serialize(serializer)
 }
 
+/// Role of the program at which peers register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HubRole {
+    /// Answers lookups for files.
+    Tracker,
+    /// Sends the list of peers.
+    Manager,
+}
+
 /// Message from a tracker or manager to a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -312,6 +331,9 @@ pub enum TrackerResponse {
         /// Whether the tracker listens on an address that is not a loopback address.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         public: bool,
+        /// Whether a tracker or a manager answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<HubRole>,
     },
     /// Acknowledges a heartbeat.
     Alive,
@@ -414,6 +436,12 @@ pub enum TrackerResponse {
         set: SetKey,
         /// Address of the other member.
         address: SocketAddr,
+    },
+    /// State of a set: agreed hashes, holders and claims that differ.
+    SetStatus {
+        /// The state.
+        #[serde(flatten)]
+        status: Box<SetStatus>,
     },
     /// Every client of the set holds all of its chunks.
     SetComplete {

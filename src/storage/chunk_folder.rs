@@ -19,8 +19,7 @@ use super::hashing::{self, HashCallbacks};
 use super::progress::Progress;
 use super::verify::VerifyCallbacks;
 use super::{ChunkSource, StoredChunk};
-use crate::content::layout::LayoutError;
-use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest, limits};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileName, Manifest};
 use crate::sync::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -78,7 +77,7 @@ impl ChunkFolder {
     /// # Errors
     /// [`StoreError::Chunks`] for an invalid line. [`StoreError::ChunkFile`] for a file that is
     /// missing, not regular, not readable, outside the folder (also through a link) or larger than
-    /// [`limits::CHUNK_SIZE_MAX`]. [`StoreError::Changed`] for a file that changes while it is
+    /// [`SET_CHUNK_SIZE_MAX`](crate::content::limits::SET_CHUNK_SIZE_MAX). [`StoreError::Changed`] for a file that changes while it is
     /// hashed. [`StoreError::Stopped`].
     pub fn open(folder: &Path, callbacks: VerifyCallbacks<'_>) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
@@ -287,9 +286,6 @@ impl ChunkFolder {
     fn check_acceptable(&self, chunk: HeldChunk) -> Result<(), StoreError> {
         if chunk.index.0 >= self.count {
             return Err(StoreError::Missing(chunk.index));
-        }
-        if chunk.length > limits::CHUNK_SIZE_MAX {
-            return Err(LayoutError::ChunkTooLarge(chunk.index).into());
         }
         match &lock(&self.state).manifest {
             Some(manifest) if !matches_manifest(manifest, chunk) => {

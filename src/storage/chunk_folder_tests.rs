@@ -110,7 +110,7 @@ fn an_invalid_file_is_reported_with_its_line() {
     assert!(wrong(&|path| symlink(&secret, path).unwrap()).starts_with("outside the folder"));
     let huge = |path: &Path| {
         let file = fs::File::create(path).unwrap();
-        file.set_len(u64::from(limits::CHUNK_SIZE_MAX) + 1).unwrap();
+        file.set_len(u64::from(crate::content::limits::SET_CHUNK_SIZE_MAX) + 1).unwrap();
     };
     assert!(wrong(&huge).contains("exceed the chunk size limit"));
 }
@@ -169,9 +169,6 @@ fn invalid_chunks_are_rejected() {
     let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
     let chunks = open(&folder).unwrap();
     assert!(matches!(store(&chunks, 3, "x"), Err(StoreError::Missing(_))));
-    let huge = vec![0; limits::CHUNK_SIZE_MAX as usize + 1];
-    let error = chunks.stage(index(1), Digest::of(b""), &huge);
-    assert!(matches!(error, Err(StoreError::Layout(LayoutError::ChunkTooLarge(_)))));
     fs::write(folder.path().join(LIST), "7,LASTCHUNK\n").unwrap();
     assert!(matches!(store(&chunks, 1, "x"), Err(StoreError::Changed(path)) if path.ends_with(LIST)));
     fs::write(folder.path().join(LIST), "oh\n").unwrap();
@@ -179,6 +176,28 @@ fn invalid_chunks_are_rejected() {
     fs::remove_dir_all(folder.path()).unwrap();
     let text = store(&chunks, 1, "x").unwrap_err().to_string();
     assert!(text.starts_with("cannot create a file in /") && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn a_chunk_can_be_written_in_parts_and_leaves_no_file_unless_it_is_committed() {
+    let folder = folder_of(&[(LIST, "2,LASTCHUNK\n")]);
+    let chunks = open(&folder).unwrap();
+    let begin = || chunks.stage_in_parts(index(1), Digest::of(b"one two"), 7).unwrap();
+    let mut aborted = begin();
+    aborted.write(b"one").unwrap();
+    drop(aborted);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the list");
+    let mut staged = begin();
+    for part in ["one", " ", "two"] {
+        staged.write(part.as_bytes()).unwrap();
+    }
+    assert_eq!(chunks.holds(index(1)), None);
+    chunks.commit(vec![staged]).unwrap();
+    assert_eq!(serves(&chunks, 1).as_deref(), Some("one two"));
+    let mut again = begin();
+    again.write(b"one two").unwrap();
+    chunks.commit(vec![again]).unwrap();
+    assert_eq!(serves(&chunks, 1).as_deref(), Some("one two"));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use super::disk;
 use super::error::{self, StoreError};
 use super::hashing;
-use crate::content::limits::{CHUNK_SIZE_MAX, CHUNKS_MAX, FILE_NAME_MAX};
+use crate::content::limits::{CHUNKS_MAX, FILE_NAME_MAX, SET_CHUNK_SIZE_MAX};
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
 use std::collections::{BTreeMap, HashMap};
@@ -93,7 +93,7 @@ impl ChunkList {
             return Err(self.fault(index, "the list itself cannot be a chunk".into()));
         }
         match disk::open_regular(&path) {
-            Ok((_, stamp)) if stamp.size > CHUNK_SIZE_MAX.into() => {
+            Ok((_, stamp)) if stamp.size > SET_CHUNK_SIZE_MAX.into() => {
                 Err(self.fault(index, hashing::too_long(stamp.size)))
             }
             Ok(_) => Ok(path),

@@ -95,7 +95,7 @@ fn hash_group(
     Ok(digests)
 }
 
-/// Hashes a complete file of at most [`CHUNK_SIZE_MAX`](limits::CHUNK_SIZE_MAX) bytes. A file that
+/// Hashes a complete file of at most [`SET_CHUNK_SIZE_MAX`](limits::SET_CHUNK_SIZE_MAX) bytes. A file that
 /// changes meanwhile is [`StoreError::Changed`].
 pub(super) fn hash_file(
     path: &Path,
@@ -103,10 +103,9 @@ pub(super) fn hash_file(
     watch: HashCallbacks<'_>,
 ) -> Result<(Digest, Stamp), StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
-    let length = u32::try_from(stamp.size).unwrap_or(u32::MAX);
-    if length > limits::CHUNK_SIZE_MAX {
+    let Ok(length) = u32::try_from(stamp.size) else {
         return Err(error::invalid_input("hash", path, too_long(stamp.size)));
-    }
+    };
     let digest = hash_span(&file, path, ChunkSpan { offset: 0, length }, buffer, watch)?;
     stamp.check(&file, path)?;
     Ok((digest, stamp))
@@ -114,7 +113,7 @@ pub(super) fn hash_file(
 
 /// Error text for a chunk of `size` bytes that exceeds the chunk size limit.
 pub(super) fn too_long(size: u64) -> String {
-    format!("{size} bytes exceed the chunk size limit of {} bytes", limits::CHUNK_SIZE_MAX)
+    format!("{size} bytes exceed the chunk size limit of {} bytes", limits::SET_CHUNK_SIZE_MAX)
 }
 
 /// A read buffer for chunks of up to `longest` bytes.

@@ -50,6 +50,7 @@ pub use spool::{STDIN, Spool};
 pub use stream::StreamFile;
 pub use verify::Verify;
 
+use crate::content::layout::LayoutError;
 use crate::content::{ChunkIndex, Digest, Manifest};
 use std::fs::File;
 use std::sync::Arc;
@@ -111,4 +112,34 @@ pub trait ChunkSink: Send + Sync {
     /// # Errors
     /// The disk is full or fails, the chunk does not exist, or its length is wrong.
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError>;
+
+    /// Begins a chunk above [`CHUNK_SIZE_MAX`](crate::content::limits::CHUNK_SIZE_MAX), which is written while it
+    /// arrives.
+    ///
+    /// # Errors
+    /// This store does not accept such chunks, or the disk fails.
+    fn begin(
+        &self,
+        index: ChunkIndex,
+        digest: Digest,
+        length: u32,
+    ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
+        let _ = (digest, length);
+        Err(LayoutError::ChunkTooLarge(index).into())
+    }
+}
+
+/// A chunk that is written in parts, before it is verified. Without [`finish`](Self::finish) it leaves no trace.
+pub trait LargeChunk {
+    /// Appends bytes of the chunk.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Stores the chunk; **the caller has verified all its bytes**. The result is that of [`ChunkSink::store`].
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    fn finish(self: Box<Self>) -> Result<bool, StoreError>;
 }

@@ -3,7 +3,7 @@
 use super::disk;
 use super::error::{self, StoreError};
 use super::{ChunkFolder, ChunkSource};
-use crate::content::limits::{CHUNK_SIZE_MAX, CHUNKS_MAX};
+use crate::content::limits::{CHUNKS_MAX, SET_CHUNK_SIZE_MAX};
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// The file cannot be read, there are fewer than two folders, one occurs twice or is not empty (nothing is written then), a
-/// chunk would be larger than [`CHUNK_SIZE_MAX`], or a folder cannot be written to.
+/// chunk would be larger than [`SET_CHUNK_SIZE_MAX`], or a folder cannot be written to.
 pub fn split(file: &Path, parts: u32, folders: &[PathBuf]) -> Result<(), StoreError> {
     let (source, stamp) = disk::open_regular(file)?;
     let refuse = |reason: String| Err(error::invalid_input("split", file, reason));
@@ -32,10 +32,10 @@ pub fn split(file: &Path, parts: u32, folders: &[PathBuf]) -> Result<(), StoreEr
         return refuse(format!("a set has 1 to {CHUNKS_MAX} chunks, not {parts}"));
     }
     let size = stamp.size;
-    if size.div_ceil(parts.into()) > CHUNK_SIZE_MAX.into() {
-        let needed = size.div_ceil(CHUNK_SIZE_MAX.into());
+    if size.div_ceil(parts.into()) > SET_CHUNK_SIZE_MAX.into() {
+        let needed = size.div_ceil(SET_CHUNK_SIZE_MAX.into());
         return refuse(format!(
-            "chunks would be larger than {CHUNK_SIZE_MAX} bytes: use --parts {needed} or more"
+            "chunks would be larger than {SET_CHUNK_SIZE_MAX} bytes: use --parts {needed} or more"
         ));
     }
     let folders = empty_folders(folders)?;

@@ -50,14 +50,17 @@ impl Sealed {
     }
 }
 
+/// Chunks whose last holder is remembered.
+const LAST_HOLDERS_MAX: usize = 256;
+/// Chunks that are examined for [`most_noteworthy`](ChunkSet::most_noteworthy).
+const EXAMINED_MAX: u32 = 65_536;
+
 #[derive(Debug, Default)]
 struct Chunk {
     claims: BTreeMap<PeerId, Claim>,
     agreed: Option<Claim>,
     /// Members that asked for the chunk and do not have it yet.
     waiting: BTreeSet<PeerId>,
-    /// The last member that claimed the chunk, and the time at which it left.
-    last: Option<Box<(PeerName, Moment)>>,
 }
 
 /// A chunk without an agreed hash.
@@ -79,10 +82,15 @@ impl Chunk {
         self.claims.len() + self.waiting.len()
     }
 
+    /// Whether the claims differ.
+    fn is_contested(&self) -> bool {
+        let first = self.claims.values().next();
+        self.claims.values().any(|claim| Some(claim) != first)
+    }
+
     /// Whether no hash is agreed and the claims differ.
     fn is_disputed(&self) -> bool {
-        let first = self.claims.values().next();
-        self.agreed.is_none() && self.claims.values().any(|claim| Some(claim) != first)
+        self.agreed.is_none() && self.is_contested()
     }
 
     fn holders(&self) -> impl Iterator<Item = PeerId> + '_ {
@@ -110,13 +118,27 @@ pub struct ChunkSet {
     /// Number of claims and waiting members of all chunks.
     entries: usize,
     sealed: Option<Arc<Sealed>>,
+    /// The last member that claimed a chunk, and the time at which it left; for up to [`LAST_HOLDERS_MAX`] chunks.
+    last: BTreeMap<ChunkIndex, (PeerName, Moment)>,
+    /// Chunks with claims that differ.
+    contested: BTreeSet<ChunkIndex>,
 }
 
 impl ChunkSet {
     /// A set of `count` chunks in which `quorum` equal claims make an agreement.
     pub fn new(count: u32, quorum: usize) -> Self {
-        let (members, chunks) = (HashMap::new(), BTreeMap::new());
-        Self { count, quorum: quorum.max(1), members, chunks, agreed: 0, entries: 0, sealed: None }
+        let (members, chunks, last) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self {
+            count,
+            quorum: quorum.max(1),
+            members,
+            chunks,
+            agreed: 0,
+            entries: 0,
+            sealed: None,
+            last,
+            contested: BTreeSet::new(),
+        }
     }
 
     /// Adds a member.
@@ -218,15 +240,16 @@ impl ChunkSet {
     /// The first chunks without an agreed hash, those with different claims before the others.
     pub fn undecided(&self, at_most: usize) -> Vec<Undecided> {
         let is_disputed = |index: &ChunkIndex| self.is_disputed(*index);
-        let disputed = self.chunks.keys().copied().filter(is_disputed);
+        let disputed = self.contested.iter().copied().filter(is_disputed);
         let all = (0..self.count).map(ChunkIndex);
         let others = all.filter(|index| self.agreed(*index).is_none() && !self.is_disputed(*index));
         disputed.chain(others).take(at_most).map(|index| self.undecided_chunk(index)).collect()
     }
 
     fn undecided_chunk(&self, index: ChunkIndex) -> Undecided {
+        let last = self.last_holder(index);
         let Some(chunk) = self.chunks.get(&index) else {
-            return Undecided { index, agree: 0, differ: Vec::new(), last: None };
+            return Undecided { index, agree: 0, differ: Vec::new(), last };
         };
         let mut witnesses: BTreeMap<Claim, BTreeSet<SocketAddr>> = BTreeMap::new();
         for (peer, claim) in &chunk.claims {
@@ -234,8 +257,39 @@ impl ChunkSet {
         }
         let agree = witnesses.values().map(BTreeSet::len).max().unwrap_or(0);
         let differ = if witnesses.len() > 1 { chunk.claims.keys().copied().collect() } else { Vec::new() };
-        let last = chunk.last.as_deref().filter(|_| chunk.claims.is_empty()).cloned();
         Undecided { index, agree, differ, last }
+    }
+
+    /// The last member that claimed a chunk, and the time at which it left; `None` while a member claims the chunk.
+    pub fn last_holder(&self, index: ChunkIndex) -> Option<(PeerName, Moment)> {
+        match self.claims_of(index).next() {
+            Some(_) => None,
+            None => self.last.get(&index).cloned(),
+        }
+    }
+
+    /// All claims of a chunk.
+    pub fn claims_of(&self, index: ChunkIndex) -> impl Iterator<Item = (PeerId, Claim)> + '_ {
+        let claims = self.chunks.get(&index).into_iter().flat_map(|chunk| &chunk.claims);
+        claims.map(|(peer, claim)| (*peer, *claim))
+    }
+
+    /// The first chunks: those with claims that differ, then those without an agreed hash, then the others.
+    ///
+    /// Only the first 65,536 chunks are examined for an agreed hash.
+    pub fn most_noteworthy(&self, at_most: usize) -> Vec<ChunkIndex> {
+        let others = |is_agreed: bool| {
+            let examined = (0..self.count.min(EXAMINED_MAX)).map(ChunkIndex);
+            let others = examined.filter(|index| !self.contested.contains(index));
+            others.filter(move |index| self.agreed(*index).is_some() == is_agreed)
+        };
+        let contested = self.contested.iter().copied();
+        contested.chain(others(false)).chain(others(true)).take(at_most).collect()
+    }
+
+    /// Number of chunks that a member holds with the agreed hash.
+    pub fn held(&self, peer: PeerId) -> u32 {
+        self.members.get(&peer).map_or(0, |member| member.held)
     }
 
     /// Changes one chunk, updates the entry count, and removes the chunk when it has no entries left.
@@ -245,6 +299,10 @@ impl ChunkSet {
         let result = change(self);
         let after = entries(self);
         self.entries = self.entries - before + after;
+        match self.chunks.get(&index).is_some_and(Chunk::is_contested) {
+            true => _ = self.contested.insert(index),
+            false => _ = self.contested.remove(&index),
+        }
         if after == 0 {
             self.chunks.remove(&index);
         }
@@ -328,8 +386,10 @@ impl ChunkSet {
             if let Some(chunk) = self.chunks.get_mut(index) {
                 self.entries -= chunk.entries();
                 chunk.waiting.remove(&peer);
-                if chunk.claims.remove(&peer).is_some() {
-                    chunk.last = Some(Box::new((name.clone(), now)));
+                if chunk.claims.remove(&peer).is_some()
+                    && (self.last.len() < LAST_HOLDERS_MAX || self.last.contains_key(index))
+                {
+                    self.last.insert(*index, (name.clone(), now));
                 }
                 self.entries += chunk.entries();
             }

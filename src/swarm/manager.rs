@@ -13,7 +13,7 @@ use super::reach::DialResult;
 use super::registry::{Peer, PeerId};
 use crate::content::limits::{BROADCAST_INTERVAL, PEERS_LISTED_MAX, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{HubRole, PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -85,7 +85,11 @@ impl Manager {
             return Err(error(ErrorCode::Refused, text));
         }
         // A manager takes no storage offers: each registration is a peer.
-        let joined = self.peers.register(now, origin, Registration { volunteer: false, ..registration })?;
+        let mut joined =
+            self.peers.register(now, origin, Registration { volunteer: false, ..registration })?;
+        if let TrackerResponse::Registered { role, .. } = &mut joined.response {
+            *role = Some(HubRole::Manager);
+        }
         self.effects.extend(joined.note.map(Effect::Note));
         self.effects.extend(joined.dials);
         self.changed = true;

@@ -12,7 +12,7 @@ use crate::content::fmt::counted;
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tokens::Nonce;
-use crate::protocol::tracker::{Reachability, Registration, Token, TrackerResponse};
+use crate::protocol::tracker::{HubRole, Reachability, Registration, Token, TrackerResponse};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -181,6 +181,7 @@ impl Membership {
             heartbeat_ms: milliseconds(self.leases.heartbeat),
             lease_ms: milliseconds(self.leases.lease),
             public: self.exposure.public,
+            role: Some(HubRole::Tracker),
         };
         // The log line of a volunteer is its storage offer.
         let note =

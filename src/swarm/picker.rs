@@ -132,6 +132,8 @@ pub struct Picker {
     in_order: bool,
     /// Whether further chunks will be wanted.
     expects_more: bool,
+    /// Whether a chunk is not late while bytes arrive from a source that it was requested from.
+    is_patient: bool,
 }
 
 impl Picker {
@@ -151,6 +153,7 @@ impl Picker {
             began: None,
             in_order: false,
             expects_more: false,
+            is_patient: false,
             done,
         };
         if all {
@@ -158,6 +161,12 @@ impl Picker {
             missing.into_iter().for_each(|index| picker.want(index));
         }
         picker
+    }
+
+    /// Lets no chunk count as late while bytes arrive from a source that it was requested from: chunks are so large that
+    /// a second copy would take much longer than the rest of the first.
+    pub fn wait_while_bytes_arrive(&mut self) {
+        self.is_patient = true;
     }
 
     /// Marks a chunk as wanted, even if it counted as verified before.
@@ -385,12 +394,19 @@ impl Picker {
             let Some((first, since)) = self.asked(*index, from) else { continue };
             oldest = oldest.min(first);
             let asks = from.len() < ENDGAME_COPIES_MAX && !from.contains(&id) && source.have.has(*index);
+            let asks = asks && !(self.is_patient && self.is_arriving(from, least, now));
             if asks && now.saturating_sub(since) >= patience(index) {
                 late = late.into_iter().chain([(since, *index)]).min();
             }
         }
         self.oldest.set(oldest);
         late.map(|(_, index)| index)
+    }
+
+    /// Whether bytes have arrived from one of these sources within a time.
+    fn is_arriving(&self, from: &[SourceId], within: Duration, now: Moment) -> bool {
+        let sources = from.iter().filter_map(|id| self.sources.get(id));
+        sources.map(|source| now.saturating_sub(source.heard)).any(|quiet| quiet < within)
     }
 
     /// First and last time at which a chunk in flight was requested.

@@ -9,6 +9,7 @@
 mod keeping;
 mod queries;
 mod set_reports;
+mod set_status;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -259,6 +260,9 @@ impl Tracker {
             Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
+            Ask::SetStatus { token, set } => {
+                self.as_member(now, token, origin, |this, id| Some(this.member_set_status(now, id, &set)))
+            }
             Ask::Volunteer { token, act } => self
                 .as_member(now, token, origin, |this, id| this.handle_volunteer_report(now, id, origin, act)),
             Ask::Status => self.send_status(now, origin),

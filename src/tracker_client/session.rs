@@ -17,8 +17,8 @@ use crate::net::{
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::tracker::{PeerSummary, Token, TrackerRequest, TrackerResponse};
-use crate::report::error::RoleError;
+use crate::protocol::tracker::{HubRole, PeerSummary, Token, TrackerRequest, TrackerResponse};
+use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::FailedRequest;
 use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
 use crate::tracker_client::lookup::explain_connect_error;
@@ -52,8 +52,8 @@ pub enum SessionEvent {
     Peers(Vec<PeerSummary>),
     /// The connection was lost; the session reconnects.
     Lost,
-    /// The outage of the tracker has exceeded the timeout.
-    TimedOut(RoleError),
+    /// The session has ended: the outage of the tracker has exceeded the timeout, or the program there has the other role.
+    Failed(RoleError),
 }
 
 /// Configuration of a session.
@@ -128,6 +128,9 @@ enum SessionError {
     /// A later message was invalid, or reported that the registration has ended.
     #[error("the {0} on {1} {2}")]
     Invalid(&'static str, Endpoint, String),
+    /// A manager in place of a tracker, or the other way round.
+    #[error("{0}")]
+    WrongRole(String),
     #[error("stopped")]
     Stopped,
 }
@@ -146,6 +149,10 @@ impl Session {
             if self.shutdown.is_stopped() {
                 return;
             }
+            if let SessionError::WrongRole(text) = error {
+                let _ = self.events.send(SessionEvent::Failed(RoleError::new(Fault::Usage, text)));
+                return;
+            }
             match self.outage.failed(self.waiting_since, error) {
                 Ok(pause) => {
                     if self.shutdown.wait(pause) {
@@ -153,7 +160,7 @@ impl Session {
                     }
                 }
                 Err(error) => {
-                    let _ = self.events.send(SessionEvent::TimedOut(error));
+                    let _ = self.events.send(SessionEvent::Failed(error));
                     return;
                 }
             }
@@ -230,7 +237,8 @@ impl Session {
         loop {
             match reader.message(timeout).map_err(lost)? {
                 TrackerResponse::Hello { version: PROTOCOL_VERSION } => timeout = self.timeouts.stall,
-                TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
+                TrackerResponse::Registered { token, address, heartbeat_ms, public, role: found, .. } => {
+                    check_role(role, found, tracker)?;
                     self.presence.registered(local, public);
                     let widened = self.presence.addresses();
                     if widened != addresses {
@@ -374,6 +382,22 @@ impl Session {
             }
         })
     }
+}
+
+/// Refuses a manager where a tracker is expected, and a tracker where a manager is expected.
+fn check_role(expected: &str, found: Option<HubRole>, address: &Endpoint) -> Result<(), SessionError> {
+    let text = match (expected, found) {
+        ("manager", Some(HubRole::Tracker)) => format!(
+            "the program on {address} is a tracker, not a manager: use it with --tracker {address} --plain, or name a \
+             manager with --manager HOST:PORT"
+        ),
+        ("tracker", Some(HubRole::Manager)) => format!(
+            "the program on {address} is a manager, not a tracker: name a tracker with --tracker HOST:PORT, or use a \
+             plain folder with --manager {address}"
+        ),
+        _ => return Ok(()),
+    };
+    Err(SessionError::WrongRole(text))
 }
 
 /// Sender of the heartbeats of one connection.

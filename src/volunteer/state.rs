@@ -250,7 +250,7 @@ impl State {
             SessionEvent::Message(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
             SessionEvent::Message(TrackerResponse::Error { code, text }) => self.handle_refusal(code, text),
             SessionEvent::Lost => self.end_session(),
-            SessionEvent::TimedOut(error) => _ = self.outputs.failures.try_send(error),
+            SessionEvent::Failed(error) => _ = self.outputs.failures.try_send(error),
             other => log::debug!("ignored a message of the tracker: {other:?}"),
         }
     }

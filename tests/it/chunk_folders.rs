@@ -234,47 +234,82 @@ fn a_bad_chunk_of_a_late_client_is_replaced() {
         .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
         .collect();
     tracker.wait_for_text("the set default is agreed upon");
-    // A shorter chunk, a longer chunk, and a chunk of the same length.
-    let bad = chunk_folder(dir, "bad", 3, &[(1, b"short"), (2, b"not empty"), (3, &random_bytes(7, 131))]);
-    let mut liar = client(dir, &bad, "liar", tracker.address(), &["--exit-when-complete"]);
-    liar.ends_with(0);
-    for number in 1..=3 {
-        assert!(liar.has_said(&format!("chunk {number} differs from the agreed SHA-256")));
+    // A shorter chunk and a chunk of the same length; then a longer chunk.
+    let same_length = random_bytes(7, 51_894);
+    for (name, bad) in [
+        ("short", [(1, b"short".as_slice()), (3, &chunks[2])]),
+        ("same", [(1, &same_length), (3, &chunks[2])]),
+        ("long", [(2, b"not empty"), (3, &chunks[2])]),
+    ] {
+        let folder = chunk_folder(dir, name, 3, &bad);
+        let mut liar = client(dir, &folder, name, tracker.address(), &["--exit-when-complete"]);
+        liar.ends_with(0);
+        assert!(liar.has_said(&format!("chunk {} differs from the agreed SHA-256", bad[0].0)));
+        assert!(!liar.has_said("another set has this name"));
+        assert_complete(&folder, &chunks);
     }
-    assert_complete(&bad, &chunks);
+}
+
+/// The content of each file of a folder.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let read = |name: String| (name.clone(), std::fs::read(folder.join(name)).unwrap());
+    names_in(folder).into_iter().map(read).collect()
 }
 
 #[test]
-fn a_false_agreement_replaces_no_file_of_the_user() {
+fn a_folder_that_disagrees_with_every_agreed_chunk_is_left_as_it_is() {
     let place = place();
     let dir = place.path();
-    let (mine, evil) = (three(), [random_bytes(6, 700), random_bytes(7, 50), random_bytes(8, 9_000)]);
-    let all = |chunks: &[Vec<u8>]| -> Vec<(usize, Vec<u8>)> { (1..).zip(chunks.iter().cloned()).collect() };
+    let (mine, other) = (three(), [random_bytes(6, 700), random_bytes(7, 50), random_bytes(8, 9_000)]);
     let folder = |name: &str, chunks: &[Vec<u8>]| {
-        let chunks = all(chunks);
-        let chunks: Vec<_> = chunks.iter().map(|(number, bytes)| (*number, bytes.as_slice())).collect();
+        let chunks: Vec<_> = (1..).zip(chunks.iter().map(Vec::as_slice)).collect();
         chunk_folder(dir, name, 3, &chunks)
     };
-    let (honest, false1, false2) = (folder("honest", &mine), folder("f1", &evil), folder("f2", &evil));
+    // Of the third chunk only the other set is known.
+    let (own, other1, other2) = (folder("own", &mine[..2]), folder("f1", &other), folder("f2", &other));
+    let before = contents(&own);
     let tracker = tracker(dir, &[]);
-    let _false: Vec<_> = [("f1", &false1), ("f2", &false2)]
-        .iter()
-        .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
-        .collect();
-    tracker.wait_for_text("the set default is agreed upon");
-    // Also after a restart, when the folder lists the chunks of the first run.
-    for is_first in [true, false] {
-        let mut client = client(dir, &honest, "honest", tracker.address(), &["--exit-when-complete"]);
-        client.ends_with(0);
-        assert_eq!(client.has_said("another set has this name"), is_first);
-        assert_complete(&honest, &evil);
-        for (number, bytes) in all(&mine) {
-            assert_holds(&honest.join(format!("chunk_{number}")), &bytes);
-        }
-        let beside = format!("1,chunk_1_{}\n", &Digest::of(&evil[0]).to_string()[..8]);
-        let list = std::fs::read_to_string(honest.join("local_chunks.txt")).unwrap();
-        assert!(list.starts_with(&beside), "{list}");
-    }
+    let start_others = || {
+        [("f1", &other1), ("f2", &other2)]
+            .map(|(name, folder)| client(dir, folder, name, tracker.address(), &[]))
+    };
+    let told = |client: &Program| {
+        client.wait_for_text("no chunk of ");
+        assert!(client.has_said("another set has this name") && client.has_said("--set default-2"));
+    };
+    // The other set is agreed after the client has joined, then before it joins.
+    let mut first = client(dir, &own, "own", tracker.address(), &[]);
+    tracker.wait_for_text("own joined the set default");
+    let others = start_others();
+    tracker.wait_for_text("own claims another hash for chunk 2 of default");
+    told(&first);
+    first.interrupt();
+    first.ends_with(13);
+    assert_eq!(contents(&own), before);
+    let mut second = client(dir, &own, "own", tracker.address(), &["--exit-when-complete"]);
+    second.ends_with(13);
+    told(&second);
+    assert!(second.has_said("chunks 1, 2 of ") && !second.has_said("is complete"));
+    assert_eq!(contents(&own), before);
+    drop(others);
+}
+
+#[test]
+fn ctrl_c_while_a_chunk_disagrees_ends_with_code_13() {
+    let place = place();
+    let dir = place.path();
+    let tracker = tracker(dir, &[]);
+    let [mut ann, bob] = [("ann", b"one"), ("bob", b"two")].map(|(name, chunk)| {
+        let folder = chunk_folder(dir, name, 1, &[(1, chunk)]);
+        client(dir, &folder, name, tracker.address(), &[])
+    });
+    ann.wait_for_text("chunk 1: 1 of 2 clients agree; the chunks of ");
+    ann.interrupt();
+    ann.ends_with(13);
+    assert!(
+        ann.has_said("1 chunk of ") && ann.has_said(" differs from that of other clients of set default")
+    );
+    drop(bob);
 }
 
 #[test]

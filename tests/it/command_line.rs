@@ -316,12 +316,12 @@ fn the_address_of_another_program_is_recognised() {
         leecher(dir, wrong, &["--list"]),
         client(dir, &chunks, "a", wrong, &[]),
     ] {
-        let line = program.wait_for_text("this is a manager");
+        let line = program.wait_for_text("is a manager");
         assert!(line.contains("--tracker HOST:PORT") && !line.contains("start one with"), "{line}");
     }
     // A tracker for a manager.
     let member = start_member(dir, &plain, "a", tracker.address(), &[]);
-    member.wait_for_text(&format!("use a tracker with --tracker {} --plain", tracker.address()));
+    member.wait_for_text(&format!("use it with --tracker {} --plain", tracker.address()));
     drop(member);
     // A peer for either.
     let seeder = seeder(dir, &file, &tracker, &[]);

@@ -216,3 +216,26 @@ fn folder_killed(seed: u64) {
 fn a_chunk_folder_is_consistent_after_any_number_of_kills() {
     in_parallel(20..22, folder_killed);
 }
+
+#[test]
+fn the_loss_of_a_source_is_logged_once_with_the_file() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let file = write(dir, "a.bin", &random_bytes(4, 4 << 20));
+    let tracker = tracker(dir, &[]);
+    let mut seeder = seeder(dir, &file, &tracker, &["--upload-limit", "256KiB"]);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--timeout", "12", "-v"]);
+    leecher.wait_for_text("connected to 127.0.0.1");
+    seeder.kill9();
+    // The source is tried again several times meanwhile.
+    leecher.wait_for_text("download stalled");
+    leecher.ends_with(4);
+    let lines = leecher.lines();
+    let losses = |level: &str| -> Vec<&String> {
+        let start = format!(" - {level} - disconnected from ");
+        lines.iter().filter(|line| line.contains(&start)).collect()
+    };
+    assert_eq!(losses("INFO").len(), 1, "{lines:?}");
+    assert!(losses("INFO")[0].contains("a source of a.bin: "), "{lines:?}");
+    assert!(!losses("DEBUG").is_empty(), "{lines:?}");
+}

@@ -9,10 +9,11 @@ use crate::swarm::command::{Command, FileSelector, VolunteerSelector};
 use std::collections::BTreeSet;
 
 /// The commands: name, syntax and effect.
-const COMMANDS: [(&str, &str, &str); 17] = [
+const COMMANDS: [(&str, &str, &str); 18] = [
     ("status", "status", "show volunteers, files and replicas"),
     ("files", "files", "list the files and their replicas"),
     ("volunteers", "volunteers", "list the volunteers and their storage"),
+    ("sets", "sets", "show the agreed hash, the holders and claims that differ of each chunk of a chunk set"),
     ("peers", "peers [NAME]", "list the registered peers, or those whose name begins with NAME"),
     ("repair", "repair [pause|resume|status]", "show, pause or resume repair"),
     ("approve", "approve VOLUNTEER", "let proven replicas of a volunteer justify deletions"),
@@ -44,6 +45,8 @@ pub enum Line {
     Files,
     /// List the volunteers.
     Volunteers,
+    /// Show the chunk sets.
+    Sets,
     /// List the registered peers whose names begin with this text.
     Peers(String),
     /// Show the progress of repair.
@@ -91,6 +94,7 @@ fn without_argument(command: &str) -> Option<Line> {
         "status" => Line::Status,
         "files" => Line::Files,
         "volunteers" => Line::Volunteers,
+        "sets" => Line::Sets,
         "yes" => Line::Yes,
         "help" | "?" => Line::Help,
         "quit" | "exit" => Line::Quit,

@@ -96,6 +96,7 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Status) => self.show(show::status),
             Ok(Line::Files) => self.show(show::files),
             Ok(Line::Volunteers) => self.show(show::volunteers),
+            Ok(Line::Sets) => self.show(show::sets),
             Ok(Line::Repair) => self.show(show::repair),
             Ok(Line::Peers(begun)) => match self.tracker.command(Command::Peers) {
                 Answer::Peers(list) => print(&show::peers(&list, &begun)),
@@ -123,6 +124,7 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Status) => self.finish(Command::Status, show::status),
             Ok(Line::Files) => self.finish(Command::Status, show::files),
             Ok(Line::Volunteers) => self.finish(Command::Status, show::volunteers),
+            Ok(Line::Sets) => self.finish(Command::Status, show::sets),
             Ok(Line::Repair) => self.finish(Command::Status, show::repair),
             Ok(Line::Peers(begun)) => match self.tracker.finish(Command::Peers, self.shutdown) {
                 Answer::Peers(list) => {

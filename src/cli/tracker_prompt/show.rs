@@ -3,6 +3,7 @@
 //! Pure. Invariant: each output ends with a newline and is never empty.
 
 use super::command::Names;
+use crate::cli::chunk_sets;
 pub use crate::cli::prompt::show::line;
 use crate::cli::table::{Side, size, table};
 use crate::content::fmt::{counted, duration};
@@ -200,6 +201,11 @@ pub fn volunteers(status: &Status) -> String {
         ("INCOMING", Side::Right),
     ];
     table(columns, &status.volunteers.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The chunk sets: agreed hashes, holders and claims that differ.
+pub fn sets(status: &Status) -> String {
+    chunk_sets::sets(status.sets_known, &status.sets)
 }
 
 /// Table of files, and why own copies of the tracker stay.

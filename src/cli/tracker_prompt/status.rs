@@ -1,4 +1,4 @@
-//! `tracker status`: the volunteers and files of a running tracker on this host.
+//! `tracker status`: the volunteers, files and chunk sets of a running tracker on this host.
 
 use super::show;
 use crate::net::{Endpoint, Shutdown};
@@ -24,8 +24,11 @@ pub fn run(tracker: &Endpoint, json: bool, shutdown: &Shutdown) -> Result<(), Ro
             let text = serde_json::to_string_pretty(&status).map_err(io::Error::from)?;
             format!("{text}\n")
         }
+        // A tracker without files has no volunteers either.
+        false if status.replicas == 0 => show::sets(&status),
         false => {
-            format!("{}\n{}\n{}", show::status(&status), show::volunteers(&status), show::files(&status))
+            let tables = [show::status(&status), show::volunteers(&status), show::files(&status)];
+            format!("{}\n{}", tables.join("\n"), show::sets(&status))
         }
     };
     // A reader such as `head` may close the pipe early: a write error is ignored.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::content::limits;
+use crate::protocol::set_status::{ChunkStatus, ClaimStatus, Clients, SetMember};
 use std::fmt;
 
 use crate::protocol::datagram::Cookie;
@@ -99,6 +100,10 @@ fn json_of_requests_is_fixed() {
         WhereChunk { token: TOKEN, set: set(), index: INDEX },
         r#"{"type":"where_chunk","token":"TOKEN","set":"default","count":5,"index":4}"#,
     );
+    exact(
+        SetStatus { token: TOKEN, set: set() },
+        r#"{"type":"set_status","token":"TOKEN","set":"default","count":5}"#,
+    );
     exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
     assert_eq!(serde_json::from_str::<TrackerRequest>(r#"{"type":"dance"}"#).unwrap(), Unknown);
 }
@@ -118,8 +123,9 @@ fn json_of_responses_is_fixed() {
             heartbeat_ms: 5000,
             lease_ms: 10000,
             public: false,
+            role: Some(HubRole::Tracker),
         },
-        r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000}"#,
+        r#"{"type":"registered","token":"TOKEN","address":"10.0.0.1:7000","heartbeat_ms":5000,"lease_ms":10000,"role":"tracker"}"#,
     );
     exact(Alive, r#"{"type":"alive"}"#);
     exact(Noted, r#"{"type":"noted"}"#);
@@ -165,6 +171,27 @@ fn json_of_responses_is_fixed() {
     exact(
         SetWaits { set: set(), chunks: vec![chunk], more: 0, disputed: 1 },
         r#"{"type":"set_waits","set":"default","count":5,"chunks":[{"index":4,"agree":0,"quorum":2,"last":{"name":"bob","seconds":40}}],"disputed":1}"#,
+    );
+    let bob = || PeerName::new("bob").unwrap();
+    let clients = |names: Vec<PeerName>| Clients { count: names.len() as u32, names };
+    let status = crate::protocol::set_status::SetStatus {
+        set: set().set,
+        count: set().count,
+        quorum: 2,
+        agreed: 0,
+        clients: 1,
+        members: vec![SetMember { name: bob(), address: address("10.0.0.1:1"), held: 0 }],
+        chunks: vec![ChunkStatus {
+            index: INDEX,
+            agreed: None,
+            holders: clients(vec![]),
+            claims: vec![ClaimStatus { sha256: CLAIM.sha256, clients: clients(vec![bob()]) }],
+            last: None,
+        }],
+    };
+    exact(
+        SetStatus { status: Box::new(status) },
+        r#"{"type":"set_status","set":"default","count":5,"quorum":2,"agreed":0,"clients":1,"members":[{"name":"bob","address":"10.0.0.1:1","held":0}],"chunks":[{"index":4,"holders":{"count":0,"names":[]},"claims":[{"sha256":"HASH","clients":{"count":1,"names":["bob"]}}]}]}"#,
     );
     exact(
         SameName { set: set(), address: address("10.0.0.1:1") },

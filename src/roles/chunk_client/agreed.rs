@@ -5,7 +5,7 @@ use crate::download::events::Expected;
 use crate::net::Threads;
 use crate::protocol::tracker::Claim;
 use crate::storage::chunk_folder::StagedChunk;
-use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, StoreError};
+use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, LargeChunk, StoreError};
 use crate::sync::{read, write};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use std::collections::HashMap;
@@ -75,18 +75,60 @@ impl FolderSink {
     }
 }
 
-impl ChunkSink for FolderSink {
-    fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
-        // The agreed hash may have changed during the download of the chunk.
+impl FolderSink {
+    /// Whether this is the agreed digest, which may have changed during the download of the chunk.
+    fn is_agreed(&self, index: ChunkIndex, digest: Digest) -> bool {
         let agreed = self.agreed.expected(index).map(|(digest, _)| digest);
         let sealed = self.folder.manifest().and_then(|manifest| manifest.digest(index));
-        if agreed != Some(digest) || sealed.is_some_and(|sealed| sealed != digest) {
-            return Ok(false);
-        }
-        let staged = self.folder.stage(index, digest, bytes)?;
+        agreed == Some(digest) && sealed.is_none_or(|sealed| sealed == digest)
+    }
+
+    fn queue(&self, staged: StagedChunk) -> Result<bool, StoreError> {
         // The queue is closed only at the end of the client.
         self.staged.send(staged).map_err(|_| StoreError::Stopped)?;
         Ok(true)
+    }
+}
+
+impl ChunkSink for FolderSink {
+    fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
+        match self.is_agreed(index, digest) {
+            true => self.queue(self.folder.stage(index, digest, bytes)?),
+            false => Ok(false),
+        }
+    }
+
+    fn begin(
+        &self,
+        index: ChunkIndex,
+        digest: Digest,
+        length: u32,
+    ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
+        let staged = match self.is_agreed(index, digest) {
+            true => Some(self.folder.stage_in_parts(index, digest, length)?),
+            false => None,
+        };
+        Ok(Box::new(LargeFolderChunk { sink: self, staged }))
+    }
+}
+
+/// A large chunk on its way into the folder; `None` if its hash is not the agreed one.
+struct LargeFolderChunk<'a> {
+    sink: &'a FolderSink,
+    staged: Option<StagedChunk>,
+}
+
+impl LargeChunk for LargeFolderChunk<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.staged.as_mut().map_or(Ok(()), |staged| staged.write(bytes))
+    }
+
+    fn finish(self: Box<Self>) -> Result<bool, StoreError> {
+        let is_agreed = |chunk: HeldChunk| self.sink.is_agreed(chunk.index, chunk.digest);
+        match self.staged {
+            Some(staged) if is_agreed(staged.chunk()) => self.sink.queue(staged),
+            _ => Ok(false),
+        }
     }
 }
 
@@ -157,5 +199,30 @@ mod tests {
         assert_eq!(folder.holds(index), None, "held only after the commit");
         folder.commit(to_commit.try_iter().collect()).unwrap();
         assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(new));
+    }
+
+    #[test]
+    fn chunk_written_in_parts_is_stored_only_if_its_digest_is_agreed_at_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("local_chunks.txt"), "1,LASTCHUNK\n").unwrap();
+        let folder = Arc::new(ChunkFolder::open(place.path(), VerifyCallbacks::NONE).unwrap());
+        let agreed = Arc::new(AgreedChunks::default());
+        let (staged, to_commit) = bounded(2);
+        let sink = FolderSink { folder: folder.clone(), agreed: agreed.clone(), staged };
+        let (index, first, second) = (ChunkIndex(0), Digest::of(b"first"), Digest::of(b"second"));
+        agreed.set(index, Claim { sha256: first, size: 5 });
+        let write = |change: &dyn Fn()| {
+            let mut chunk = sink.begin(index, first, 5).unwrap();
+            chunk.write(b"fir").unwrap();
+            change();
+            chunk.write(b"st").unwrap();
+            chunk.finish().unwrap()
+        };
+        assert!(!write(&|| agreed.set(index, Claim { sha256: second, size: 6 })));
+        assert!(!write(&|| ()), "another hash is agreed from the start");
+        agreed.set(index, Claim { sha256: first, size: 5 });
+        assert!(write(&|| ()));
+        folder.commit(to_commit.try_iter().collect()).unwrap();
+        assert_eq!(folder.holds(index).map(|chunk| chunk.digest), Some(first));
     }
 }

@@ -1,42 +1,43 @@
 //! State machine of a chunk client: handles events of the tracker session, the sources and the folder.
 
+mod ending;
+
 use super::agreed::{Adoptions, AgreedChunks, Committed, Handled};
 use super::completion::Completion;
 use super::dispute::Dispute;
 use super::join::JoinTask;
 use super::lookup_retry::LookupRetry;
+use super::own_chunks::OwnChunks;
+use super::questions::{Answer, Asked, Question};
 use super::requests::{ActiveSession, RequestQueue};
 use super::stall::StallTimer;
+use super::unreachable::UnreachableChunks;
 use super::{ClientConfig, Inputs};
 use crate::content::fmt::counted;
 use crate::content::{Bitfield, ChunkIndex, Digest, Manifest};
-use crate::download::events::{Expected, SourceEvent};
+use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, running_time};
-use crate::protocol::PeerAddress;
 use crate::protocol::set_report::WaitingChunk;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
+use crate::protocol::{ErrorCode, PeerAddress};
 use crate::report::error::{Fault, RoleError};
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
 use crate::upload::offers::Offers;
-use std::collections::{BTreeMap, BTreeSet};
+use crossbeam_channel::{Sender, never};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Interval of checks of chunk files and of chunks without connected holder.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Chunks without a reachable holder that are logged at a time.
+const LOGGED_CHUNKS_MAX: usize = 8;
 /// Chunk files checked per interval.
 const FILES_CHECKED_MAX: usize = 256;
-/// Time after which a client that has all chunks and may exit gives up to wait for an agreement, while other clients
-/// contradict its chunks. Shorter than the interval of the tracker's reports, so that all of these clients end with the
-/// same report.
-const DISPUTE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Chunks that an error text names.
-const NAMED_CHUNKS_MAX: usize = 8;
-
 /// The agreed chunks, and the queue of those whose files may be in the folder.
 pub(super) struct Agreed {
     pub chunks: Arc<AgreedChunks>,
@@ -60,14 +61,17 @@ pub(super) struct ChunkClient<'a> {
     completion: Completion,
     join: JoinTask,
     stall: StallTimer,
+    unreachable: UnreachableChunks,
     /// Chunks that the folder held at the start.
-    own: BTreeMap<ChunkIndex, Digest>,
+    own: OwnChunks,
     /// Listed chunks that differ from the agreed hash and have not been replaced.
     differing: BTreeSet<ChunkIndex>,
-    /// Chunks of `own` that the agreed hash differed from.
-    own_differing: BTreeSet<ChunkIndex>,
+    /// The agreed hashes of `own` have been looked up.
+    own_looked_up: bool,
     dispute: Dispute,
     other_set_logged: bool,
+    /// Questions for the state of the set that the tracker has not answered.
+    unanswered: VecDeque<Sender<Answer>>,
     /// Start, in [`running_time`]: pauses of the process do not count.
     started: Duration,
     /// Time at which bytes of a chunk last arrived.
@@ -90,7 +94,7 @@ impl<'a> ChunkClient<'a> {
             config,
             requests: RequestQueue::new(config.name.clone(), set.clone()),
             set,
-            own: folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest)).collect(),
+            own: OwnChunks::new(folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest))),
             folder,
             offers,
             agreed: agreed.chunks,
@@ -102,10 +106,12 @@ impl<'a> ChunkClient<'a> {
             completion: Completion::default(),
             join,
             stall: StallTimer::default(),
+            unreachable: UnreachableChunks::default(),
             differing: BTreeSet::new(),
-            own_differing: BTreeSet::new(),
+            own_looked_up: false,
             dispute: Dispute::default(),
             other_set_logged: false,
+            unanswered: VecDeque::new(),
             started: running_time(),
             last_arrival: Moment::ZERO,
             next_check: Moment::ZERO,
@@ -115,11 +121,12 @@ impl<'a> ChunkClient<'a> {
     /// Processes events until the shutdown or the end of the work.
     pub(super) fn run(&mut self, inputs: &Inputs, shutdown: &Shutdown) -> Result<(), RoleError> {
         let ticks = crossbeam_channel::tick(TICK_INTERVAL);
+        let mut asked = inputs.asked.clone();
         loop {
             let (requests, next) = self.requests.next();
             let joined = self.join.result();
             crossbeam_channel::select! {
-                recv(shutdown.signal()) -> _ => return Ok(()),
+                recv(shutdown.signal()) -> _ => return self.interrupted(),
                 recv(inputs.session) -> event => match event {
                     Ok(event) => self.handle_session_event(event)?,
                     Err(_) => return Ok(()),
@@ -131,6 +138,10 @@ impl<'a> ChunkClient<'a> {
                 recv(inputs.committed) -> committed => match committed {
                     Ok(committed) => self.handle_commit(committed)?,
                     Err(_) => return Ok(()),
+                },
+                recv(asked) -> question => match question {
+                    Ok(question) => self.answer(question),
+                    Err(_) => asked = never(),
                 },
                 recv(joined) -> joined => {
                     self.join.finished();
@@ -149,6 +160,25 @@ impl<'a> ChunkClient<'a> {
         }
     }
 
+    /// Answers a question of the prompt, or passes it on to the tracker.
+    fn answer(&mut self, Asked { question, answer }: Asked) {
+        let known = match question {
+            Question::Mine => Some(Answer::Mine { held: self.folder.held(), count: self.set.count }),
+            Question::Set if !self.requests.is_registered() => {
+                Some(Answer::None(format!("no connection to the tracker on {}", self.config.tracker)))
+            }
+            Question::Set => None,
+        };
+        match known {
+            // The prompt may no longer wait for it.
+            Some(known) => _ = answer.try_send(known),
+            None => {
+                self.requests.request_set_status();
+                self.unanswered.push_back(answer);
+            }
+        }
+    }
+
     fn now(&self) -> Moment {
         running_time().saturating_sub(self.started)
     }
@@ -161,13 +191,14 @@ impl<'a> ChunkClient<'a> {
             SessionEvent::Lost => {
                 self.requests.end();
                 self.dispute.end();
+                self.unanswered.clear();
             }
             SessionEvent::Manifest(manifest) => {
                 self.serve_as_file(manifest)?;
             }
             SessionEvent::Message(response) => self.handle_response(response)?,
             SessionEvent::Peers(_) => log::debug!("ignoring a list of peers from a tracker"),
-            SessionEvent::TimedOut(error) => return Err(error),
+            SessionEvent::Failed(error) => return Err(error),
         }
         Ok(())
     }
@@ -176,33 +207,60 @@ impl<'a> ChunkClient<'a> {
     fn serve_as_file(&mut self, manifest: Arc<Manifest>) -> Result<(), RoleError> {
         let id = manifest.id();
         let is_known = self.folder.manifest().is_some_and(|known| known.id() == id);
-        let agrees = |(index, digest): (&ChunkIndex, &Digest)| manifest.digest(*index) == Some(*digest);
-        if !self.own.iter().any(agrees) {
-            self.warn_of_other_set();
-        }
         self.dispute.end();
-        self.folder.set_manifest(manifest);
+        self.folder.set_manifest(manifest.clone());
         self.offers.put(id, self.folder.clone());
-        if !is_known {
+        for index in manifest.layout().indices() {
+            if let Some(digest) = manifest.digest(index) {
+                self.record_agreed(index, digest);
+            }
+        }
+        if !is_known && !self.own.is_other_set() {
             log::info!("serving set {} as a file with id {id}", self.set.set);
         }
         self.check_complete()
     }
 
-    /// Stops serving a chunk that differs from the agreed hash, and downloads the agreed chunk.
+    /// Stops serving a chunk that differs from the agreed hash, and downloads the agreed chunk, unless another set may have
+    /// the name of this one.
     fn replace_differing(&mut self, index: ChunkIndex, claim: Claim) {
-        log::warn!("chunk {index} differs from the agreed SHA-256 {}; downloading it again", claim.sha256);
         self.folder.distrust(index);
         self.differing.insert(index);
-        if self.own.get(&index).is_some_and(|digest| *digest != claim.sha256) {
-            self.own_differing.insert(index);
-        }
-        if self.own_differing.len() == self.own.len() {
-            self.warn_of_other_set();
-        }
         self.agree(index, claim);
         self.completion.chunk_lost();
-        self.requests.look_up([index]);
+        if !self.own.is_other_set_suspected() {
+            log::warn!(
+                "chunk {index} differs from the agreed SHA-256 {}; downloading it again",
+                claim.sha256
+            );
+            if self.own.is_only(index) {
+                log::warn!(
+                    "chunk {index} is the only one of {}: if it is correct, another set has the name {set}; then start \
+                     all clients of this folder's set with another name, for example --set {set}-2",
+                    self.folder.path().display(),
+                    set = self.set.set
+                );
+            }
+            return self.requests.look_up([index]);
+        }
+        log::warn!("chunk {index} differs from the agreed SHA-256 {}", claim.sha256);
+        if !self.own_looked_up {
+            self.own_looked_up = true;
+            // The answers tell whether one of these chunks agrees.
+            self.requests.look_up(self.own.unknown());
+        }
+    }
+
+    /// Compares an agreed hash with the chunk with which the folder began.
+    fn record_agreed(&mut self, index: ChunkIndex, digest: Digest) {
+        if self.own.record(index, digest) {
+            let missing = (0..self.set.count).map(ChunkIndex);
+            let missing = missing.filter(|index| self.folder.holds(*index).is_none());
+            self.requests.look_up(missing.collect::<Vec<_>>());
+        }
+        if self.own.is_other_set() {
+            self.warn_of_other_set();
+        }
     }
 
     /// Logs the chunks that the set waits for. `disputed` is the number of chunks of this folder that differ from those
@@ -218,53 +276,37 @@ impl<'a> ChunkClient<'a> {
         }
         let held = self.folder.progress().held();
         if disputed > 1 && disputed >= held {
+            let (folder, set) = (self.folder.path().display(), &self.set.set);
             log::warn!(
-                "each chunk of {} differs from those of other clients: perhaps another set has the name {}; then \
-                 start the clients of this folder's set with --set NAME, all with the same other name",
-                self.folder.path().display(),
-                self.set.set
+                "each chunk of {folder} differs from those of other clients: perhaps another set has the name {set}; \
+                 then start all clients of this folder's set with another name, for example --set {set}-2"
             );
         }
     }
 
-    /// Ends a client that waits only for an agreement on chunks that other clients contradict.
-    fn check_dispute(&self, now: Moment) -> Result<(), RoleError> {
-        let waits_only = self.config.exit_when_complete && self.folder.progress().is_complete();
-        match self.dispute.since() {
-            Some(since) if waits_only && now.saturating_sub(since) >= DISPUTE_TIMEOUT => {
-                Err(self.disagreement(&format!("no agreement for {} s", DISPUTE_TIMEOUT.as_secs())))
-            }
-            _ => Ok(()),
+    /// Logs agreed chunks that have had no reachable holder for a while.
+    fn log_unreachable(&mut self, unavailable: &[ChunkIndex], now: Moment) {
+        let due = self.unreachable.due(unavailable, now);
+        for (index, waited) in due.iter().take(LOGGED_CHUNKS_MAX) {
+            log::info!("chunk {index}: no reachable holder for {} s", waited.as_secs());
         }
-    }
-
-    /// The error of a client whose listed chunks still disagree with the set at the end.
-    fn disagreement(&self, cause: &str) -> RoleError {
-        let (folder, set) = (self.folder.path().display(), &self.set.set);
-        let text = match self.differing.is_empty() {
-            false => {
-                let chunks = name_chunks(self.differing.iter().copied());
-                format!("{cause}: {chunks} of {folder} differs from the agreed SHA-256 of set {set}")
-            }
-            true => format!(
-                "{cause}: {} of {folder} differ from those of other clients of set {set}, and no hash is agreed",
-                counted(self.dispute.chunks().into(), "chunk")
-            ),
-        };
-        RoleError::new(Fault::ExistsAndDiffers, text)
+        let more = due.len().saturating_sub(LOGGED_CHUNKS_MAX);
+        if more > 0 {
+            log::info!("{} without a reachable holder", counted(more as u64, "more chunk"));
+        }
     }
 
     /// Warns once that no chunk with which the folder began agrees with the set.
     fn warn_of_other_set(&mut self) {
-        if self.own.is_empty() || self.other_set_logged {
+        if self.other_set_logged {
             return;
         }
         self.other_set_logged = true;
         let (folder, set) = (self.folder.path().display(), &self.set.set);
         log::warn!(
-            "no chunk of {folder} agrees with set {set}: another set has this name. If the chunks of {folder} are \
-             correct, start the clients of this folder's set with --set NAME, all with the same other name. The \
-             files of {folder} are kept; local_chunks.txt names the chunks of set {set}"
+            "no chunk of {folder} agrees with set {set}: another set has this name. Nothing more is downloaded into {folder}. \
+             Start all clients of this folder's set with another name, for example --set {set}-2. If instead the chunks \
+             of {folder} are wrong, remove their lines from local_chunks.txt and start this client again"
         );
     }
 
@@ -304,10 +346,20 @@ impl<'a> ChunkClient<'a> {
                     self.config.name
                 );
             }
+            TrackerResponse::SetStatus { status } if status.set == self.set.set => {
+                if let Some(asked) = self.unanswered.pop_front() {
+                    // The prompt may no longer wait for it.
+                    let _ = asked.try_send(Answer::Set(status));
+                }
+            }
             TrackerResponse::SetSealed { set, file } if set == self.set => {
                 self.requests.request_manifest(file);
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.completion.members_completed(),
+            TrackerResponse::Error { code: ErrorCode::UnknownMessage, text } => {
+                let text = format!("the program on {} refuses chunk sets: {text}", self.config.tracker);
+                return Err(RoleError::new(Fault::Usage, text));
+            }
             TrackerResponse::Error { code, text } => {
                 // The error may answer a lookup.
                 self.requests.lookup_answered();
@@ -333,6 +385,7 @@ impl<'a> ChunkClient<'a> {
     /// Records an agreed hash. A sealed manifest that contradicts it is discarded.
     fn agree(&mut self, index: ChunkIndex, claim: Claim) {
         self.agreed.set(index, claim);
+        self.record_agreed(index, claim.sha256);
         if let Some(manifest) = self.folder.manifest()
             && manifest.digest(index) != Some(claim.sha256)
         {
@@ -351,6 +404,9 @@ impl<'a> ChunkClient<'a> {
         self.scheduler.expect_up_to(claim.size);
         if self.folder.holds(index).is_some_and(|chunk| chunk.digest == claim.sha256) {
             self.scheduler.have(index);
+            return Ok(());
+        }
+        if self.own.is_other_set_suspected() {
             return Ok(());
         }
         // The last run may have stored the chunk without its line in `local_chunks.txt`.
@@ -464,47 +520,10 @@ impl<'a> ChunkClient<'a> {
         self.next_check = now + CHECK_INTERVAL;
         self.check_files();
         let unavailable = self.scheduler.unavailable();
+        self.log_unreachable(&unavailable, now);
         let lookups = self.lookup_retry.due(unavailable, self.requests.has_lookups(), now);
         self.requests.look_up(lookups);
         Ok(())
-    }
-
-    /// Gives up when no data has arrived for the timeout while the folder waits for chunks or for an agreement.
-    fn check_timeout(&mut self, now: Moment) -> Result<(), RoleError> {
-        let is_waiting = match self.config.exit_when_complete {
-            true => !self.completion.is_folder_complete(),
-            // A client with all chunks serves them until it is stopped.
-            false => !self.folder.progress().is_complete(),
-        };
-        if self.scheduler.received_at() > self.last_arrival || !is_waiting {
-            self.last_arrival = self.scheduler.received_at();
-            self.stall.reset();
-        }
-        let waited = self.stall.advance(now, self.requests.is_registered());
-        match self.config.timeout {
-            Some(timeout) if is_waiting && waited >= timeout => Err(self.timed_out(waited)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The error after the timeout, by the state of the folder.
-    fn timed_out(&self, waited: Duration) -> RoleError {
-        let (folder, set) = (self.folder.path().display(), &self.set.set);
-        let waited = format!("no data received for {} s", waited.as_secs());
-        if !self.differing.is_empty() || self.dispute.chunks() > 0 {
-            return self.disagreement(&waited);
-        }
-        let missing: Vec<ChunkIndex> =
-            (0..self.set.count).map(ChunkIndex).filter(|index| self.folder.holds(*index).is_none()).collect();
-        if missing.is_empty() {
-            let text = format!("{waited}: {folder} has all chunks, but not all are agreed in set {set}");
-            return RoleError::new(Fault::TimedOut, text);
-        }
-        let is_held = |index: &ChunkIndex| self.agreed.expected(*index).is_some();
-        let has_holder = missing.iter().all(is_held) && self.scheduler.unavailable().is_empty();
-        let fault = if has_holder { Fault::TimedOut } else { Fault::ChunksMissing };
-        let chunks = name_chunks(missing.into_iter());
-        RoleError::new(fault, format!("{waited}: {folder} still needs {chunks} of set {set}"))
     }
 
     /// Withdraws the claim of chunks whose files were changed or removed, and downloads them again.
@@ -523,15 +542,5 @@ impl<'a> ChunkClient<'a> {
         let served = self.offers.served().load(Ordering::Relaxed);
         let may_exit = self.completion.may_exit(served, self.now());
         may_exit && self.config.exit_when_complete && !self.join.is_running() && self.requests.is_empty()
-    }
-}
-
-/// Names the first chunks in words: `chunk 3, 5 and 2 more`.
-fn name_chunks(chunks: impl Iterator<Item = ChunkIndex>) -> String {
-    let all: Vec<String> = chunks.map(|index| index.to_string()).collect();
-    let named = all[..all.len().min(NAMED_CHUNKS_MAX)].join(", ");
-    match all.len().saturating_sub(NAMED_CHUNKS_MAX) {
-        0 => format!("chunk {named}"),
-        more => format!("chunk {named} and {more} more"),
     }
 }

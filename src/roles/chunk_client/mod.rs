@@ -12,8 +12,11 @@ mod completion;
 mod dispute;
 mod join;
 mod lookup_retry;
+mod own_chunks;
+pub mod questions;
 mod requests;
 mod stall;
+mod unreachable;
 
 use crate::content::limits::CHUNK_SIZE;
 use crate::content::{Bitfield, FileId, PeerName, SetName};
@@ -34,6 +37,7 @@ use agreed::{AgreedChunks, Committed, FolderSink};
 use client::{Agreed, ChunkClient};
 use crossbeam_channel::{Receiver, bounded};
 use join::JoinTask;
+use questions::{Asked, Questions};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -80,14 +84,21 @@ struct Inputs {
     sources: Receiver<SourceEvent>,
     /// Results of commits to the folder, and of adoptions.
     committed: Receiver<Committed>,
+    /// Questions of the prompt.
+    asked: Receiver<Asked>,
 }
 
-/// Runs until the shutdown, or until the folder is complete with `exit_when_complete`.
+/// Runs until the shutdown, or until the folder is complete with `exit_when_complete`, and answers the questions of a prompt.
 ///
 /// # Errors
 /// The folder is invalid, the port is in use, the timeout has passed, a chunk cannot be stored, or a different file is where
 /// the chunks are to be joined.
-pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result<(), RoleError> {
+pub fn run(
+    config: ClientConfig,
+    questions: Questions,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<(), RoleError> {
     let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
     let folder = match open(&config, watch, shutdown) {
         Ok(folder) => Arc::new(folder),
@@ -96,7 +107,7 @@ pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let result = serve_and_download(&config, listener, folder, &threads, shutdown);
+    let result = serve_and_download(&config, questions, listener, folder, &threads, shutdown);
     shutdown.trigger();
     threads.join();
     result
@@ -114,6 +125,7 @@ fn open(config: &ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Result
 
 fn serve_and_download(
     config: &ClientConfig,
+    Questions { asked, started }: Questions,
     listener: Listener,
     folder: Arc<ChunkFolder>,
     threads: &Threads,
@@ -137,6 +149,8 @@ fn serve_and_download(
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
     log::info!("{}", next_step::join_set(&config.set, &config.tracker));
 
+    // The receiver may have ended, or there is no prompt.
+    let _ = started.try_send(());
     let session = start_session(config, presence, threads, shutdown)?;
     let agreed = Arc::new(AgreedChunks::default());
     let (sink, adoptions, committed) = FolderSink::start(&folder, &agreed, threads)?;
@@ -145,9 +159,10 @@ fn serve_and_download(
         relay: None,
         download: 0,
         file: key,
+        name: format!("set {}", set.set),
         count: set.count,
-        // Initial value from the chunks in the folder; later raised by the tracker's answers.
-        longest: held.iter().map(|chunk| chunk.length).max().unwrap_or(CHUNK_SIZE),
+        // Raised by the tracker's answers.
+        longest: CHUNK_SIZE,
         expected: agreed.clone(),
         sink: Arc::new(sink),
         port: None,
@@ -161,7 +176,7 @@ fn serve_and_download(
     let join = JoinTask::new(config.join.clone(), threads.clone());
     let agreed = Agreed { chunks: agreed, adoptions };
     let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
-    let result = client.run(&Inputs { session, sources, committed }, shutdown);
+    let result = client.run(&Inputs { session, sources, committed, asked }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();
     result

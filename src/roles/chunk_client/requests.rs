@@ -111,6 +111,12 @@ impl RequestQueue {
         self.outbox.push_back(TrackerRequest::Manifest { file });
     }
 
+    /// Requests the state of the set, while registered.
+    pub(super) fn request_set_status(&mut self) {
+        let Some(ActiveSession { token, .. }) = self.session else { return };
+        self.outbox.push_back(TrackerRequest::SetStatus { token, set: self.set.clone() });
+    }
+
     /// Queues lookups of chunks.
     pub(super) fn look_up(&mut self, chunks: impl IntoIterator<Item = ChunkIndex>) {
         self.lookups.extend(chunks);

@@ -444,20 +444,17 @@ impl PeerDirectory {
                 }
                 self.update(peers);
             }
-            SessionEvent::TimedOut(error) => _ = self.failures.try_send(error),
+            SessionEvent::Failed(error) => _ = self.failures.try_send(error),
             // Known peers are used also without the manager.
             SessionEvent::Lost => {}
             other => log::debug!("ignoring {other:?} from the manager"),
         }
     }
 
-    /// Warns that the manager may be a tracker: a tracker accepts the registration but sends no list of peers.
+    /// Warns that the manager has accepted the registration but sent no list of peers.
     fn warn_without_list(&self) {
         let Some(manager) = &self.inner.config.manager else { return };
-        log::warn!(
-            "no list of peers from {manager}: it may be a tracker; use a tracker with --tracker {manager} --plain, or \
-             choose a manager with --manager HOST:PORT"
-        );
+        log::warn!("the manager on {manager} has sent no list of peers; waiting for it");
     }
 
     fn update(&self, peers: Vec<PeerSummary>) {

@@ -13,6 +13,7 @@ use super::{ChunkFolder, HeldChunk, file_names};
 use crate::content::{ChunkIndex, Digest, FileName};
 use crate::sync::lock;
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 use tempfile::NamedTempFile;
@@ -30,6 +31,16 @@ impl StagedChunk {
     pub fn chunk(&self) -> HeldChunk {
         self.chunk
     }
+
+    /// Appends bytes of the chunk. They are dropped if the folder has the chunk already.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the disk is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let written = file.write_all(bytes);
+        written.map_err(error::write("write", file.path(), self.chunk.length.into()))
+    }
 }
 
 impl ChunkFolder {
@@ -37,16 +48,32 @@ impl ChunkFolder {
     /// `digest`. [`commit`](Self::commit) adds it to the folder. No fsync.
     ///
     /// # Errors
-    /// The chunk does not exist, is too large, or differs from the manifest; the folder cannot be
-    /// written to, or the disk is full.
+    /// The chunk does not exist, or differs from the manifest; the folder cannot be written to, or the disk
+    /// is full.
     pub fn stage(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<StagedChunk, StoreError> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let mut staged = self.stage_in_parts(index, digest, length)?;
+        staged.write(bytes)?;
+        Ok(staged)
+    }
+
+    /// Creates a chunk under a temporary name for [`write`](StagedChunk::write); **the caller verifies all its bytes**
+    /// against `digest` before [`commit`](Self::commit). No fsync.
+    ///
+    /// # Errors
+    /// The chunk does not exist, or differs from the manifest; the folder cannot be written to.
+    pub fn stage_in_parts(
+        &self,
+        index: ChunkIndex,
+        digest: Digest,
+        length: u32,
+    ) -> Result<StagedChunk, StoreError> {
         let chunk = HeldChunk { index, digest, length };
         self.check_acceptable(chunk)?;
         let file = match self.is_intact(chunk) {
             true => None,
             // Only the folder of this path matters.
-            false => Some(disk::temporary(&self.root.join("chunk"), bytes, false)?),
+            false => Some(disk::temporary(&self.root.join("chunk"), b"", false)?),
         };
         Ok(StagedChunk { chunk, file })
     }

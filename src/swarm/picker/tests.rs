@@ -97,6 +97,20 @@ fn endgame_requests_a_late_chunk_from_another_source_and_counts_it_once() {
 }
 
 #[test]
+fn a_large_chunk_is_requested_elsewhere_only_when_no_more_bytes_arrive() {
+    let mut picker = picker(1);
+    (0..2).for_each(|id| picker.add_source(SourceId(id), Bitfield::all(1), NOW));
+    picker.wait_while_bytes_arrive();
+    let (mut random, seconds) = (rng(), Duration::from_secs);
+    assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+    for now in 1..9 {
+        picker.heard(SourceId(0), seconds(now));
+        assert_eq!(picker.pick(SourceId(1), seconds(now), &mut random), None);
+    }
+    assert!(picker.pick(SourceId(1), seconds(12), &mut random).is_some());
+}
+
+#[test]
 fn an_overdue_chunk_is_reported_with_its_waiting_time() {
     let mut picker = picker(2);
     let id = SourceId(0);

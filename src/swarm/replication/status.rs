@@ -44,6 +44,7 @@ impl ReplicationPlanner {
                 limit: self.settings.repair_limit,
             },
             drops: Vec::new(),
+            ..Status::default()
         }
     }
 

@@ -483,8 +483,9 @@ impl Tracker {
         }
     }
 
-    /// Status of volunteers and files; `None` if this tracker keeps no files.
-    pub(super) fn status(&self, now: Moment) -> Option<Status> {
-        self.keeping.as_ref().map(|keeping| keeping.status(now))
+    /// Status of volunteers, files and chunk sets.
+    pub(super) fn status(&self, now: Moment) -> Status {
+        let status = self.keeping.as_ref().map(|keeping| keeping.status(now)).unwrap_or_default();
+        Status { sets_known: self.sets.by_key.len() as u64, sets: self.set_statuses(now), ..status }
     }
 }

@@ -74,12 +74,7 @@ impl Tracker {
                 "one status per connection; open another connection to get it again",
             ));
         }
-        let Some(status) = self.status(now) else {
-            return Some(error(
-                ErrorCode::NotFound,
-                "this tracker keeps no files; start it with --files DIR --state DIR",
-            ));
-        };
+        let status = self.status(now);
         // Names, numbers and addresses always serialise.
         let payload: Arc<[u8]> = serde_json::to_vec(&status).unwrap_or_default().into();
         let response = TrackerResponse::Status { length: payload.len() as u64 };

@@ -117,9 +117,6 @@ impl Tracker {
         index: ChunkIndex,
         claim: Claim,
     ) -> Option<TrackerResponse> {
-        if claim.size > limits::CHUNK_SIZE_MAX {
-            return Some(error(ErrorCode::Malformed, "the chunk is too large"));
-        }
         if self.is_full() && !self.sets.by_key.get(key)?.claims(id, index) {
             return Some(self.full_error());
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::content::{ChunkIndex, Digest, FileName, Manifest, SetName};
+use crate::protocol::set_status::{ChunkStatus, Clients, SetStatus};
 use crate::protocol::tracker::{Claim, FoundFile, ReportId, SetKey};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -489,4 +490,49 @@ fn different_claims_are_reported_soon_and_not_too_often() {
     assert_eq!(reports(&tracker.tick(at(2))), both);
     claims(&mut tracker, 2, b, 0, 3);
     assert_eq!(reports(&tracker.tick(at(9))), []);
+}
+
+/// The state of the set as a member sees it.
+fn set_status(tracker: &mut Tracker, number: u64, token: Token) -> SetStatus {
+    let request = TrackerRequest::SetStatus { token, set: key() };
+    match tracker.request(at(9), connection(number), request).remove(0) {
+        Effect::Reply(_, TrackerResponse::SetStatus { status }) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn members_see_agreed_hashes_holders_and_different_claims() {
+    let mut tracker = tracker();
+    let [a, b, c] = [1, 2, 3].map(|number| member(&mut tracker, number));
+    for (number, token, index, value) in [(1, a, 1, 1), (2, b, 1, 1), (3, c, 1, 2), (3, c, 0, 5)] {
+        claims(&mut tracker, number, token, index, value);
+    }
+    let texts = |status: &SetStatus| -> Vec<String> {
+        let of =
+            |clients: &Clients| clients.names.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let chunk = |chunk: &ChunkStatus| {
+            let claims: Vec<String> = chunk
+                .claims
+                .iter()
+                .map(|claim| format!("{} {}", claim.sha256.0[0], of(&claim.clients)))
+                .collect();
+            let agreed = chunk.agreed.map(|digest| digest.0[0]);
+            let last = chunk.last.as_ref().map(|last| format!("{} {} s", last.name, last.seconds));
+            format!("{}: {agreed:?} {} [{}] {last:?}", chunk.index, of(&chunk.holders), claims.join(", "))
+        };
+        status.chunks.iter().map(chunk).collect()
+    };
+    let status = set_status(&mut tracker, 1, a);
+    assert_eq!((status.quorum, status.agreed, status.clients), (2, 1, 3));
+    assert_eq!(status.members.iter().map(|member| member.held).collect::<Vec<_>>(), [1, 1, 0]);
+    assert_eq!(texts(&status), ["2: Some(1) peer1+peer2 [2 peer3] None", "1: None  [5 peer3] None"]);
+    // No member waits for the first chunk, which has lost its only claim.
+    tracker.closed(at(5), ConnectionId(3));
+    let status = set_status(&mut tracker, 1, a);
+    assert_eq!(texts(&status), ["1: None  [] Some(\"peer3 4 s\")", "2: Some(1) peer1+peer2 [] None"]);
+    // Only members see it.
+    let stranger = register(&mut tracker, 0, connection(4), "stranger");
+    let request = TrackerRequest::SetStatus { token: stranger, set: key() };
+    assert_eq!(code(&tracker.request(at(9), connection(4), request)), Some(ErrorCode::NotFound));
 }

@@ -91,7 +91,14 @@ impl ScriptedTracker {
 
 /// The response to a registration.
 pub fn registered(token: Token, address: SocketAddr) -> TrackerResponse {
-    TrackerResponse::Registered { token, address, heartbeat_ms: 5_000, lease_ms: 10_000, public: false }
+    TrackerResponse::Registered {
+        token,
+        address,
+        heartbeat_ms: 5_000,
+        lease_ms: 10_000,
+        public: false,
+        role: None,
+    }
 }
 
 /// The chunks that a volunteer reports: verified since its start, and not yet verified.

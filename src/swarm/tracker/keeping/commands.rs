@@ -20,6 +20,7 @@ impl Tracker {
     pub(super) fn carry_out(&mut self, now: Moment, number: u64, command: Command) -> Option<Answer> {
         let answer = match command {
             Command::Peers => Ok(Answer::Peers(self.peer_list())),
+            Command::Status => Ok(Answer::Status { status: Box::new(self.status(now)) }),
             Command::Recall { file } => return self.recall(now, number, &file).unwrap_or_else(Some),
             Command::Verify { file } => return self.verify(now, number, &file).unwrap_or_else(Some),
             Command::Forget { file, yes, dry_run } => self.forget(now, &file, yes, dry_run),
