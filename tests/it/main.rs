@@ -31,6 +31,7 @@ mod owner_commands;
 mod part_files;
 mod pipes;
 mod program_exits;
+mod progress;
 mod prompt;
 mod seeding;
 mod selection;

@@ -8,6 +8,7 @@ use crate::content::FileName;
 use crate::content::fmt::counted;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::protocol::tracker::FileSummary;
+use crate::report::watch::Watch;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::sync::lock;
 use crate::upload::offers::Offer;
@@ -88,23 +89,27 @@ impl FolderWatch {
         let (small, large) = self.by_size(scan.to_hash);
         self.large.replace(large);
         let mut changes = Changes::new(&self.inner, small.len());
+        let watch = self.inner.watch.separate();
+        if !small.is_empty() {
+            let title = format!("hashing {}", counted(small.len() as u64, "file"));
+            watch.begin(&title, small.iter().map(|name| size(&self.inner, name)).sum(), 0);
+        }
         for name in small {
-            match hash(&self.inner, &name) {
+            match hash(&self.inner, &name, &*watch) {
                 Some(change) => changes.apply(change),
                 None if self.inner.shutdown.is_stopped() => break,
                 None => {}
             }
         }
+        watch.end();
         changes.finish();
         pause
     }
 
     /// Splits files into small and large ones, each the smallest first.
     fn by_size(&self, names: Vec<FileName>) -> (Vec<FileName>, Vec<FileName>) {
-        let folder = &self.inner.folder;
-        let size = |name: &FileName| folder.path_of(name).metadata().map_or(0, |metadata| metadata.len());
         let names = names.into_iter().filter(|name| Some(name) != self.own_log.as_ref());
-        let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&name), name)).collect();
+        let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&self.inner, &name), name)).collect();
         sized.sort_unstable();
         let large = sized.partition_point(|(size, _)| *size < LARGE_FILE_BYTES);
         let large = sized.split_off(large);
@@ -143,7 +148,13 @@ fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
     loop {
         let next = lock(&large.names).pop_front();
         match next {
-            Some(name) => hash(inner, &name).into_iter().for_each(|change| apply(inner, change)),
+            Some(name) => {
+                let watch = inner.watch.separate();
+                watch.begin(&format!("hashing {name}"), size(inner, &name), 0);
+                let change = hash(inner, &name, &*watch);
+                watch.end();
+                change.into_iter().for_each(|change| apply(inner, change));
+            }
             None => crossbeam_channel::select! {
                 recv(inner.shutdown.signal()) -> _ => return,
                 recv(woken) -> _ => {}
@@ -155,9 +166,14 @@ fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
     }
 }
 
+/// Size of a file of the folder, bytes; 0 if it is not there.
+fn size(inner: &Inner, name: &FileName) -> u64 {
+    inner.folder.path_of(name).metadata().map_or(0, |metadata| metadata.len())
+}
+
 /// Hashes a file. `None` without a change, or after an error that is logged.
-fn hash(inner: &Inner, name: &FileName) -> Option<FolderChange> {
-    match inner.folder.hash(name, &|_| {}, &|| inner.shutdown.is_stopped()) {
+fn hash(inner: &Inner, name: &FileName, watch: &dyn Watch) -> Option<FolderChange> {
+    match inner.folder.hash(name, &|bytes| watch.advance(bytes), &|| inner.shutdown.is_stopped()) {
         Ok(change) => change,
         Err(_) if inner.shutdown.is_stopped() => None,
         Err(error) => {
