@@ -85,6 +85,11 @@ impl Bar {
         self.change(|progress, now| progress.add(now, bytes));
     }
 
+    /// Sets the total.
+    pub fn resize(&self, total: u64) {
+        self.change(|progress, _| progress.resize(total));
+    }
+
     /// Sets the note, for example the number of sources.
     pub fn note(&self, text: &str) {
         let text = escaped(&text, NOTE_MAX);

@@ -56,14 +56,15 @@ pub(super) struct Progress {
     done: u64,
     note: String,
     meter: RateMeter,
-    /// Time of the last log line.
+    /// Time of the last log line, and the bytes that it showed.
     logged: Duration,
+    logged_done: u64,
 }
 
 impl Progress {
     /// The progress of an operation on `total` bytes, of which an earlier run has completed `done`.
     pub(super) fn new(title: String, total: u64, done: u64) -> Self {
-        let mut progress = Self { title, total, done, ..Self::default() };
+        let mut progress = Self { title, total, done, logged_done: done, ..Self::default() };
         progress.meter.record(Duration::ZERO, done);
         progress
     }
@@ -79,6 +80,10 @@ impl Progress {
 
     pub(super) fn note(&mut self, note: String) {
         self.note = note;
+    }
+
+    pub(super) fn resize(&mut self, total: u64) {
+        self.total = total;
     }
 
     pub(super) fn retitle(&mut self, title: String, total: u64) {
@@ -138,12 +143,13 @@ impl Progress {
         format!("{bar:width$}")
     }
 
-    /// The text for the log, if the last one is old enough.
+    /// The text for the log, if the last one is old enough and bytes were added since. The cause of a stall is logged by its
+    /// operation.
     pub(super) fn log_line(&mut self, now: Duration) -> Option<String> {
-        if now.saturating_sub(self.logged) < LOG_INTERVAL {
+        if now.saturating_sub(self.logged) < LOG_INTERVAL || self.done == self.logged_done {
             return None;
         }
-        self.logged = now;
+        (self.logged, self.logged_done) = (now, self.done);
         let fields: Vec<String> = self.fields(now).into_iter().map(|(text, _)| text).collect();
         Some(format!("{}: {}", self.title, fields.join(", ")))
     }
@@ -212,8 +218,10 @@ mod tests {
         progress.set(at(10), 70 * MIB);
         let line = progress.log_line(at(10)).unwrap();
         assert_eq!(line, "x.bin: 70 %, 5.0 MiB/s, ETA 6 s, 3 sources, 70.0 MiB of 100.0 MiB");
+        progress.add(at(19), MIB);
         assert_eq!(progress.log_line(at(19)), None, "too early");
         assert!(progress.log_line(at(20)).is_some());
+        assert_eq!(progress.log_line(at(40)), None, "no progress");
     }
 
     proptest! {

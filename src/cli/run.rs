@@ -128,6 +128,12 @@ impl Watch for BarWatch {
         }
     }
 
+    fn resize(&self, total: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.resize(total);
+        }
+    }
+
     fn note(&self, text: &str) {
         if let Some(bar) = &*self.bar() {
             bar.note(text);

@@ -410,13 +410,15 @@ pub fn complete(
         timeouts: order.timeouts,
         watch,
     };
-    driver::run(download, &serving.threads, shutdown)?;
+    let resumed = destination.present_bytes();
+    let tally = driver::run(download, &serving.threads, shutdown)?;
     log::info!(target: RESULT_TARGET, "All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, destination, watch, shutdown)?;
     }
     destination.finish(order.overwrite, order.durable)?;
     log::info!(target: RESULT_TARGET, "Download complete. File size: {} bytes", file.file.size);
+    log::info!("{}", tally.summary(file.file.name.as_str(), resumed));
     Ok(file)
 }
 

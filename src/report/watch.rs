@@ -16,6 +16,8 @@ pub trait Watch: Send + Sync {
     fn begin(&self, title: &str, total: u64, done: u64);
     /// `bytes` more bytes are complete.
     fn advance(&self, bytes: u64);
+    /// The operation is on `total` bytes.
+    fn resize(&self, _total: u64) {}
     /// A short text about the current step.
     fn note(&self, text: &str);
     /// The cause of a stall, for example missing chunks; empty when the operation continues.

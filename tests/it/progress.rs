@@ -46,3 +46,26 @@ fn progress_shows_name_percentage_rate_eta_and_sources() {
     }
     assert!(!left.iter().any(|line| line.contains(" %")), "{left:?}");
 }
+
+#[test]
+fn a_download_is_summarised_at_both_ends() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let file = write(dir, "a.bin", &random_bytes(1, 49_152));
+    let tracker = tracker(dir, &[]);
+    let seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "-vv"]);
+    leecher.ends_with(0);
+    leecher.wait_for("a summary", |line| {
+        line.contains("INFO - a.bin: received 49152 bytes in ") && line.ends_with("/s from 1 source")
+    });
+    for index in 1..=3 {
+        leecher.wait_for("chunk and source", |line| {
+            line.contains(&format!("DEBUG - received chunk {index} of ")) && line.contains(" from 127.0.0.1:")
+        });
+    }
+    assert!(leecher.has_said("requested chunk 1 of "), "-vv shows more than -v");
+    seeder.wait_for("the download that it served", |line| {
+        line.contains("INFO - sent 49152 bytes of a.bin to 127.0.0.1:") && line.ends_with(" s")
+    });
+}

@@ -12,6 +12,7 @@ mod completion;
 mod dispute;
 mod join;
 mod lookup_retry;
+mod progress;
 mod requests;
 mod stall;
 
@@ -96,7 +97,7 @@ pub fn run(config: ClientConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let result = serve_and_download(&config, listener, folder, &threads, shutdown);
+    let result = serve_and_download(&config, listener, folder, watch, &threads, shutdown);
     shutdown.trigger();
     threads.join();
     result
@@ -116,6 +117,7 @@ fn serve_and_download(
     config: &ClientConfig,
     listener: Listener,
     folder: Arc<ChunkFolder>,
+    watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
@@ -160,7 +162,7 @@ fn serve_and_download(
     let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
     let join = JoinTask::new(config.join.clone(), threads.clone());
     let agreed = Agreed { chunks: agreed, adoptions };
-    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
+    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join, watch);
     let result = client.run(&Inputs { session, sources, committed }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();

@@ -9,6 +9,7 @@ mod adoption;
 mod clones;
 mod commands;
 mod orders;
+mod progress;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
 use crate::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
 use adoption::{Adoption, Md5Votes};
+use progress::DistributionLog;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -84,6 +86,7 @@ pub struct Keeping {
     adopting: HashMap<FileId, Adoption>,
     /// The MD5 of adopted files according to their reporters.
     md5_votes: Md5Votes,
+    distribution_log: DistributionLog,
     /// The latest drop orders and deletions.
     drops: VecDeque<DropStatus>,
     /// Used for backoffs.
@@ -168,6 +171,7 @@ impl Tracker {
             clones: HashMap::new(),
             adopting: HashMap::new(),
             md5_votes: HashMap::new(),
+            distribution_log: DistributionLog::default(),
             drops: VecDeque::new(),
             random,
             reported_unknown: HashSet::new(),
@@ -440,6 +444,7 @@ impl Tracker {
         if let Some((number, changes)) = keeping.planner.take_record(now) {
             self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
+        self.effects.extend(keeping.distribution_line(now).map(Effect::Note));
         verified.iter().for_each(|(file, summary)| self.report_verification(*file, summary));
     }
 
