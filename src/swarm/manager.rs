@@ -9,8 +9,9 @@ use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error};
 use super::reach::DialResult;
 use super::registry::{Peer, PeerId};
-use crate::content::limits::{BROADCAST_INTERVAL, PROTOCOL_VERSION};
+use crate::content::limits::{BROADCAST_INTERVAL, PEERS_LISTED_MAX, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
+use crate::protocol::status::{DaemonKind, Status};
 use crate::protocol::tracker::{PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -111,6 +112,17 @@ impl Manager {
         (TrackerResponse::Peers { count, length }, payload.into())
     }
 
+    /// Status for a client on the same host; the server has verified that it is.
+    fn status(&self) -> Status {
+        let peers = self.peers.registry.peers();
+        let summary = |peer: &Peer| PeerSummary { name: peer.name.clone(), address: peer.address.into() };
+        let mut peers: Vec<PeerSummary> = peers.map(summary).collect();
+        peers.sort_by(|one, other| (&one.name, &one.address).cmp(&(&other.name, &other.address)));
+        peers.truncate(PEERS_LISTED_MAX);
+        let peers_known = self.peers.registry.len() as u64;
+        Status { kind: DaemonKind::Manager, peers_known, peers, ..Status::default() }
+    }
+
     /// Time at which the next broadcast is due.
     fn due(&self) -> Option<Moment> {
         self.changed.then(|| self.sent.map_or(Moment::ZERO, |sent| sent + BROADCAST_INTERVAL))
@@ -138,6 +150,12 @@ impl Manager {
 
 impl Machine for Manager {
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
+        if let (TrackerRequest::Status, Origin::Connection(connection, _)) = (&request, origin) {
+            // Names, numbers and addresses always serialise.
+            let payload: Arc<[u8]> = serde_json::to_vec(&self.status()).unwrap_or_default().into();
+            let response = TrackerResponse::Status { length: payload.len() as u64 };
+            return vec![Effect::PushWith(connection, response, payload)];
+        }
         let response = self.respond(now, origin, request);
         let joined = matches!(response, TrackerResponse::Registered { .. });
         self.effects.insert(0, Effect::Reply(origin, response));

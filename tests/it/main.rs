@@ -36,6 +36,7 @@ mod prompt;
 mod seeding;
 mod selection;
 mod serving;
+mod status;
 mod ticket_downloads;
 mod tickets;
 mod timeouts;

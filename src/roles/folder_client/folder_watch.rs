@@ -15,6 +15,7 @@ use crate::upload::offers::Offer;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ const SCAN_PAUSE_FACTOR: u32 = 4;
 #[derive(Clone)]
 struct LargeFiles {
     names: Arc<Mutex<VecDeque<FileName>>>,
+    /// Whether one is being hashed that is not in the queue any more.
+    is_hashing: Arc<AtomicBool>,
     wake: Sender<()>,
 }
 
@@ -54,19 +57,33 @@ impl FolderWatch {
             log::info!("{name} is not shared: it is the log of this program");
         }
         let (wake, woken) = bounded(1);
-        let large = LargeFiles { names: Arc::default(), wake };
+        let large = LargeFiles { names: Arc::default(), is_hashing: Arc::default(), wake };
         let mut watch = Self { inner: inner.clone(), own_log, unreadable: false, large: large.clone() };
         let hashing = inner.clone();
         inner.threads.spawn("hash", move || hash_large_files(&hashing, &large, &woken))?;
         inner.threads.spawn("folder", move || {
             let mut pause = watch.scan();
-            let files = counted(watch.inner.offers.list().len() as u64, "file");
-            log::info!("sharing {files} of {}", watch.inner.folder.path().display());
+            watch.log_shared();
             log_subfolders(&watch.inner);
             while !watch.inner.shutdown.wait(pause) {
                 pause = watch.scan();
             }
         })
+    }
+
+    /// Logs the number of shared files, and of those that are being hashed.
+    fn log_shared(&self) {
+        let folder = self.inner.folder.path().display();
+        let files = |count: usize| counted(count as u64, "file");
+        let (shared, hashing) = (self.inner.offers.list().len(), self.large.unhashed());
+        match (shared, hashing) {
+            (0, 0) => log::info!("{folder} has no files to share; files that are put there will be shared"),
+            (0, hashing) => log::info!("hashing {} of {folder}", files(hashing)),
+            (shared, 0) => log::info!("sharing {} of {folder}", files(shared)),
+            (shared, hashing) => {
+                log::info!("sharing {} of {folder}, hashing {}", files(shared), files(hashing));
+            }
+        }
     }
 
     /// Scans the folder and hashes new files. Returns the pause before the next scan.
@@ -133,6 +150,11 @@ fn log_subfolders(inner: &Inner) {
 }
 
 impl LargeFiles {
+    /// Number of files that are not hashed yet.
+    fn unhashed(&self) -> usize {
+        lock(&self.names).len() + usize::from(self.is_hashing.load(Ordering::Relaxed))
+    }
+
     /// Replaces the queue by the files of a newer scan.
     fn replace(&self, names: Vec<FileName>) {
         let is_empty = names.is_empty();
@@ -146,7 +168,10 @@ impl LargeFiles {
 /// Hashes and offers large files until the shutdown.
 fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
     loop {
-        let next = lock(&large.names).pop_front();
+        let mut names = lock(&large.names);
+        let next = names.pop_front();
+        large.is_hashing.store(next.is_some(), Ordering::Relaxed);
+        drop(names);
         match next {
             Some(name) => {
                 let watch = inner.watch.separate();

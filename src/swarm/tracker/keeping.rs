@@ -408,7 +408,24 @@ impl Tracker {
         let Some(kept) = keeping.files.get(&file) else { return };
         let (complete, chunks) = keeping.planner.tracker_copy(file);
         let held = if complete { kept.file.chunks } else { chunks };
-        self.peers.registry.vouch(keeping.own, &kept.file, held);
+        if held > 0 {
+            return self.peers.registry.vouch(keeping.own, &kept.file, held);
+        }
+        self.peers.registry.retract(keeping.own, file, None);
+        // A file without any holder stays in the registry: a download then waits for its chunks.
+        if self.peers.registry.name_of(file).is_none() {
+            self.peers.registry.vouch(keeping.own, &kept.file, 0);
+        }
+    }
+
+    /// Keeps the files in the registry whose last holder has left.
+    pub(super) fn restore_own_entries(&mut self) {
+        let Some(keeping) = &self.keeping else { return };
+        for kept in keeping.files.values() {
+            if self.peers.registry.name_of(kept.file.id).is_none() {
+                self.peers.registry.vouch(keeping.own, &kept.file, 0);
+            }
+        }
     }
 
     /// Does everything that is due at `now`.
@@ -424,6 +441,7 @@ impl Tracker {
     /// Turns the decisions of the planner into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
+        let mut changed = HashSet::new();
         for (volunteer, file) in keeping.planner.changed_holdings() {
             let held = keeping.planner.held_by(volunteer, file);
             let Some(peer) = keeping.sessions.get(&volunteer) else { continue };
@@ -431,7 +449,12 @@ impl Tracker {
                 Some(kept) if held > 0 => self.peers.registry.vouch(*peer, &kept.file, held),
                 _ => self.peers.registry.retract(*peer, file, None),
             }
+            if keeping.planner.tracker_copy(file) == (false, 0) {
+                changed.insert(file);
+            }
         }
+        changed.into_iter().for_each(|file| self.update_own_entry(file));
+        let Some(keeping) = &mut self.keeping else { return };
         let mut verified = Vec::new();
         for order in keeping.planner.take_orders() {
             if let Order::Verified { file, summary } = order {
@@ -460,7 +483,12 @@ impl Tracker {
     }
 
     /// Status of volunteers and files; `None` if this tracker keeps no files.
-    pub(super) fn status(&self, now: Moment) -> Option<Status> {
+    pub(super) fn keeping_status(&self, now: Moment) -> Option<Status> {
         self.keeping.as_ref().map(|keeping| keeping.status(now))
+    }
+
+    /// Whether this tracker keeps a file.
+    pub(super) fn keeps(&self, file: FileId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.files.contains_key(&file))
     }
 }

@@ -20,6 +20,9 @@ impl Tracker {
     pub(super) fn carry_out(&mut self, now: Moment, number: u64, command: Command) -> Option<Answer> {
         let answer = match command {
             Command::Peers => Ok(Answer::Peers(self.peer_list())),
+            Command::Status if self.keeping.is_some() => {
+                Ok(Answer::Status { status: Box::new(self.status(now)) })
+            }
             Command::Recall { file } => return self.recall(now, number, &file).unwrap_or_else(Some),
             Command::Verify { file } => return self.verify(now, number, &file).unwrap_or_else(Some),
             Command::Forget { file, yes, dry_run } => self.forget(now, &file, yes, dry_run),
@@ -50,7 +53,7 @@ impl Tracker {
     }
 
     /// The registered peers. A volunteer is listed once.
-    fn peer_list(&self) -> PeerList {
+    pub(in crate::swarm::tracker) fn peer_list(&self) -> PeerList {
         let mut peers = BTreeMap::new();
         let own = self.keeping.as_ref().map(|keeping| keeping.own);
         let own = own.and_then(|own| self.peers.registry.peer(own));
@@ -232,7 +235,6 @@ impl Keeping {
     /// Carries out a command that needs only the planner.
     fn carry_out(&mut self, now: Moment, command: Command) -> Result<Answer, Answer> {
         match command {
-            Command::Status => Ok(Answer::Status { status: Box::new(self.status(now)) }),
             Command::Pause { on } => {
                 self.planner.pause(now, on);
                 let text =
@@ -259,7 +261,11 @@ impl Keeping {
             }
             Command::ForgetVolunteer { volunteer, yes } => self.forget_volunteer(now, &volunteer, yes),
             Command::Offload { file, dry_run } => self.offload(now, &file, dry_run),
-            Command::Peers | Command::Recall { .. } | Command::Verify { .. } | Command::Forget { .. } => {
+            Command::Status
+            | Command::Peers
+            | Command::Recall { .. }
+            | Command::Verify { .. }
+            | Command::Forget { .. } => {
                 Err(Answer::refused(Refusal::State, "the command needs the whole tracker"))
             }
         }
