@@ -1,11 +1,12 @@
 //! `manager`: keeps the list of active peers and sends it to all of them.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use shoal::cli::flags::{self, ConnectionsFlag, DiscoveryFlag, LeaseFlags, TimeoutFlags};
-use shoal::cli::help::NETWORK;
-use shoal::cli::{self, LogOptions, manager_prompt};
+use shoal::cli::help::{NETWORK, OUTPUT};
+use shoal::cli::{self, LogOptions, manager_prompt, tracker_prompt};
 use shoal::content::limits;
+use shoal::net::Endpoint;
 use shoal::report::RoleError;
 use shoal::roles::manager::{self, ManagerConfig};
 use std::net::SocketAddr;
@@ -14,8 +15,10 @@ use std::process::ExitCode;
 /// Keeps the list of active peers and sends it to all of them at each change, so that clients find each other. Runs
 /// until Ctrl-C.
 #[derive(Parser)]
-#[command(name = "manager", version)]
+#[command(name = "manager", version, args_conflicts_with_subcommands = true)]
 struct Flags {
+    #[command(subcommand)]
+    command: Option<Query>,
     /// Address to listen on, TCP and UDP; port 0 selects any free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS,
         value_parser = |text: &str| flags::parse_listen(text, limits::MANAGER_ADDRESS), help_heading = NETWORK)]
@@ -35,8 +38,30 @@ struct Flags {
     log: LogOptions,
 }
 
+/// Queries to a running manager.
+#[derive(Subcommand)]
+enum Query {
+    /// Shows the peers of a running manager on this host
+    Status {
+        /// Address or host name of the manager; the port is 10000 if omitted
+        #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS.into(),
+            value_parser = flags::parse_manager, help_heading = NETWORK)]
+        manager: Endpoint,
+        /// Print JSON instead of tables
+        #[arg(long, help_heading = OUTPUT)]
+        json: bool,
+        #[command(flatten)]
+        log: LogOptions,
+    },
+}
+
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
+    if let Some(Query::Status { manager, json, log }) = flags.command {
+        return cli::run(&log, |_, shutdown| {
+            tracker_prompt::status::run("manager", &manager, json, shutdown)
+        });
+    }
     cli::job_control::prepare();
     cli::run(&flags.log, |watch, shutdown| {
         let config = ManagerConfig {

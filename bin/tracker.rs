@@ -52,7 +52,7 @@ struct Flags {
 /// Queries and commands to a running tracker.
 #[derive(Subcommand)]
 enum Query {
-    /// Shows the volunteers and files of a running tracker on this host
+    /// Shows the peers, files and volunteers of a running tracker on this host
     Status {
         #[command(flatten)]
         tracker: TrackerFlag,
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     match flags.command {
         Some(Query::Status { tracker, json, log }) => {
             return cli::run(&log, |_, shutdown| {
-                tracker_prompt::status::run(&tracker.tracker, json, shutdown)
+                tracker_prompt::status::run("tracker", &tracker.tracker, json, shutdown)
             });
         }
         Some(Query::Owner(owner)) => {
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
         let exposure = Exposure { public: is_public(local), trust_advertised: false };
         let (quorum, files_max) = (flags.quorum as usize, flags.files_per_peer as usize);
-        let rules = Rules { leases, files_max, quorum, local, exposure };
+        let rules = Rules { leases, files_max, quorum, exposure };
         let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
         let is_discoverable = !flags.discovery.no_discovery;
         let config =

@@ -1,76 +1,115 @@
-//! Progress bars: bytes done, total bytes, rate and estimated time to completion.
+//! Progress bars: name, percentage, rate, estimated time to completion, sources.
 //!
-//! A bar is hidden if stderr is not a terminal, or with `-q`; the result of a program is always in a log line.
-//! Invariant: a bar is erased from the screen when its work ends, also after an error.
+//! Without a terminal, and at the prompt, a line of the log every 10 s takes the place of a bar; the log file has it also
+//! with `-q`. Invariant: a bar is erased from the screen when its work ends, also after an error.
 
 use super::console::Console;
 use super::line::escaped;
-use indicatif::{ProgressBar, ProgressStyle};
+use super::progress::Progress;
+use super::screen::terminal_size;
+use crate::sync::lock;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-/// Format of a bar, as a template of the crate indicatif.
-const TEMPLATE: &str =
-    "{prefix} [{bar:20}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta} {wide_msg}";
-/// Maximum length of a title, bytes; it leaves room for the rest of the line.
-const TITLE_MAX: usize = 40;
-/// Maximum length of a message, bytes; the terminal shows the part that fits into the line.
-const MESSAGE_MAX: usize = 400;
+/// Longest title, bytes; the terminal shows the part that fits into the line.
+const TITLE_MAX: usize = 1_024;
+/// Longest note, bytes.
+const NOTE_MAX: usize = 400;
+/// Shortest time between two drawings of a bar.
+const DRAW_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Progress bar of one transfer or hash computation, in bytes. It is erased on drop.
-#[derive(Debug)]
+/// Progress of one transfer or hash computation, in bytes. It is erased on drop.
 pub struct Bar {
+    console: Console,
     bar: ProgressBar,
+    state: Arc<Mutex<State>>,
+    is_logged: bool,
+}
+
+struct State {
+    began: Instant,
+    drawn: Option<Instant>,
+    progress: Progress,
 }
 
 impl Console {
-    /// Adds a bar for `total` bytes below the other bars.
-    pub fn bytes(&self, title: &str, total: u64) -> Bar {
-        let style = ProgressStyle::with_template(TEMPLATE);
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
-        let bar = ProgressBar::new(total).with_style(style);
-        let bar = self.bars.add(bar);
-        bar.set_prefix(escaped(&title, TITLE_MAX));
-        Bar { bar }
+    /// Adds a bar for `total` bytes below the other bars. An earlier run has completed `done` of them.
+    pub fn bytes(&self, title: &str, total: u64, done: u64) -> Bar {
+        let progress = Progress::new(escaped(&title, TITLE_MAX), total, done);
+        let state = Arc::new(Mutex::new(State { began: Instant::now(), drawn: None, progress }));
+        let shown = state.clone();
+        let line = move |_: &ProgressState, out: &mut dyn fmt::Write| {
+            let state = lock(&shown);
+            // A write to the buffer of a line does not fail.
+            let _ = out.write_str(&state.progress.line(state.began.elapsed(), terminal_size().0));
+        };
+        let style = ProgressStyle::with_template("{line}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.bars.add(ProgressBar::new(total).with_style(style.with_key("line", line)));
+        let bar = Bar { console: self.clone(), bar, state, is_logged: true };
+        bar.change(|_, _| {});
+        bar
     }
 }
 
 impl Bar {
-    /// Sets the bytes done by an earlier run. They count as progress, but not for the rate.
-    pub fn resume(&self, done: u64) {
-        self.bar.set_position(done);
-        self.bar.reset_eta();
+    /// Without lines in the log, because another bar counts these bytes, too.
+    #[must_use]
+    pub fn without_log(mut self) -> Self {
+        self.is_logged = false;
+        self
     }
 
-    /// Sets the number of bytes done.
-    pub fn set(&self, done: u64) {
-        self.bar.set_position(done);
+    /// Changes the progress, and shows or logs it when that is due.
+    fn change(&self, change: impl FnOnce(&mut Progress, Duration)) {
+        let is_hidden = self.bar.is_hidden();
+        let mut state = lock(&self.state);
+        let now = state.began.elapsed();
+        change(&mut state.progress, now);
+        if is_hidden {
+            let line = if self.is_logged { state.progress.log_line(now) } else { None };
+            drop(state);
+            if let Some(line) = line {
+                log::info!("{line}");
+            }
+        } else if state.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_INTERVAL) {
+            state.drawn = Some(Instant::now());
+            drop(state);
+            self.bar.tick();
+        }
     }
 
     /// Adds to the number of bytes done.
     pub fn add(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        self.change(|progress, now| progress.add(now, bytes));
     }
 
-    /// Sets the text at the end of the line, for example the number of sources.
-    pub fn message(&self, text: &str) {
-        self.bar.set_message(escaped(&text, MESSAGE_MAX));
+    /// Sets the total.
+    pub fn resize(&self, total: u64) {
+        self.change(|progress, _| progress.resize(total));
+    }
+
+    /// Sets the note, for example the number of sources.
+    pub fn note(&self, text: &str) {
+        let text = escaped(&text, NOTE_MAX);
+        self.change(|progress, _| progress.note(text));
     }
 
     /// Sets the title, the total and the number of bytes done.
     pub fn retitle(&self, title: &str, total: u64, done: u64) {
-        self.bar.set_prefix(escaped(&title, TITLE_MAX));
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-    }
-
-    /// Erases the bar.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        let title = escaped(&title, TITLE_MAX);
+        self.change(|progress, now| {
+            progress.retitle(title, total);
+            progress.set(now, done);
+        });
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.finish();
+        self.bar.finish_and_clear();
+        self.console.bars.remove(&self.bar);
     }
 }
 
@@ -126,57 +165,41 @@ mod tests {
     }
 
     #[test]
-    fn template_is_valid() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
-    }
-
-    #[test]
-    fn bar_shows_bytes_done_and_message() {
+    fn a_bar_shows_name_percentage_and_note_until_it_is_dropped() {
         let (console, screen) = console();
-        let bar = console.bytes("a\u{1b}b", 4 << 20);
-        bar.resume(1 << 20);
+        let bar = console.bytes("a\u{1b}b", 4 << 20, 1 << 20);
         bar.add(1 << 20);
-        bar.message("3 sources\n");
-        bar.set(3 << 20);
-        bar.bar.tick();
+        bar.note("3 sources\n");
+        bar.retitle("a\u{1b}b", 4 << 20, 3 << 20);
+        bar.bar.force_draw();
         let (now, ever) = screen.0.lock().unwrap().clone();
-        for part in ["a\\u{1b}b", "3.00 MiB/4.00 MiB", "3 sources\\n", "=>"] {
+        for part in ["a\\u{1b}b", "75 %", "3 sources\\n", "3.0 MiB of 4.0 MiB"] {
             assert!(now.contains(part), "{part:?} is not in {now:?}");
         }
         assert!(!ever.contains('\n'));
-        bar.finish();
-        assert_eq!(screen.0.lock().unwrap().0.trim(), "");
-        bar.finish();
-    }
-
-    #[test]
-    fn dropped_bar_is_erased() {
-        let (console, screen) = console();
-        let bar = console.bytes("file", 100);
-        bar.set(50);
-        bar.bar.tick();
-        assert!(screen.0.lock().unwrap().0.contains("50 B/100 B"));
         drop(bar);
         assert_eq!(screen.0.lock().unwrap().0.trim(), "");
     }
 
     #[test]
-    fn retitled_bar_shows_the_new_title_and_total() {
+    fn bars_are_hidden_while_the_prompt_is_active() {
         let (console, screen) = console();
-        let bar = console.bytes("total: 0 of 2 files", 100);
-        bar.retitle("total: 1 of 2 files", 300, 100);
-        bar.bar.tick();
-        let now = screen.0.lock().unwrap().0.clone();
-        assert!(now.contains("total: 1 of 2 files") && now.contains("100 B/300 B"), "{now:?}");
+        let bar = console.bytes("file", 100, 50);
+        bar.bar.force_draw();
+        assert!(screen.0.lock().unwrap().0.contains("50 %"));
+        console.begin_prompt(None);
+        bar.add(10);
+        bar.bar.force_draw();
+        assert_eq!(screen.0.lock().unwrap().0.trim(), "", "no bar is left above the prompt");
+        assert!(bar.bar.is_hidden());
     }
 
     #[test]
-    fn hidden_bar_accepts_all_calls() {
-        let bar = Console::hidden().bytes("file", 0);
-        bar.set(u64::MAX);
+    fn a_hidden_bar_accepts_all_calls() {
+        let bar = Console::hidden().bytes("file", 0, 7);
+        bar.retitle("other", 1, u64::MAX);
         bar.add(1);
-        bar.resume(7);
-        bar.finish();
+        bar.note("");
         assert!(bar.bar.is_hidden());
     }
 }

@@ -4,10 +4,14 @@
 //! bars, and all text goes through the printer of the line editor, which redraws the input line below it. A write never
 //! waits for user input.
 
+use super::screen::Screen;
 use crate::sync::lock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Most drawings of the progress bars in a second.
+const DRAWS_PER_SECOND_MAX: u8 = 20;
 
 /// Prints text above the input line of the prompt. It must not block.
 pub type Printer = Box<dyn Fn(String) + Send>;
@@ -36,8 +40,7 @@ impl Console {
     pub(super) fn new(quiet: bool) -> Self {
         match quiet {
             true => Self::hidden(),
-            // Draws to stderr; draws nothing if stderr is not a terminal.
-            false => Self::on(MultiProgress::new()),
+            false => Self::on(MultiProgress::with_draw_target(terminal())),
         }
     }
 
@@ -51,11 +54,15 @@ impl Console {
 
     /// Marks the prompt as active: no progress bars; text goes to `printer`, if one is given.
     pub fn begin_prompt(&self, printer: Option<Printer>) {
+        // A failure to erase bars does not matter to the prompt.
+        let _ = self.bars.clear();
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
         *self.prompting() = Prompting::Yes(printer);
     }
 
     /// Marks the prompt as ended.
     pub fn end_prompt(&self) {
+        self.bars.set_draw_target(terminal());
         *self.prompting() = Prompting::No;
     }
 
@@ -97,6 +104,14 @@ impl Console {
                 let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             });
         }
+    }
+}
+
+/// Draws to stderr; draws nothing if stderr is not a terminal.
+fn terminal() -> ProgressDrawTarget {
+    match io::stderr().is_terminal() {
+        true => ProgressDrawTarget::term_like_with_hz(Box::new(Screen::stderr()), DRAWS_PER_SECOND_MAX),
+        false => ProgressDrawTarget::hidden(),
     }
 }
 

@@ -3,18 +3,15 @@
 //! Invariants: no line is wider than the terminal, and the table is not higher, so that each redraw erases all of the last
 //! one; the table is drawn only when it changes, at most a few times in a second.
 
+use super::columns::{columns, fitted};
 use super::console::Console;
 use super::line::escaped;
+use super::screen::terminal_size;
 use super::table::percent;
 use crate::content::fmt::{duration, size};
 use crate::swarm::distribution::{DistributionView, ReceiverRow};
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::termios::tcgetwinsize;
-use std::io;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Size of a terminal that does not state one, columns and rows.
-const DEFAULT_SIZE: (usize, usize) = (80, 24);
 /// Rows of the terminal that the table leaves to log lines.
 const OTHER_ROWS: usize = 4;
 /// Columns of the peer, at least; others are left out on a narrow terminal.
@@ -75,22 +72,16 @@ impl Drop for ReceiverTable {
     }
 }
 
-/// Columns and rows of the terminal.
-fn terminal_size() -> (usize, usize) {
-    let size = tcgetwinsize(io::stderr()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
-    size.map_or(DEFAULT_SIZE, |size| (size.ws_col.into(), size.ws_row.into()))
-}
-
 /// The lines of the table: headings, a line for each peer, and the totals.
-fn table(view: &DistributionView, (columns, rows): (usize, usize)) -> String {
+fn table(view: &DistributionView, (terminal_columns, rows): (usize, usize)) -> String {
     // The cursor is behind the last character: a full line would begin another one.
-    let width = columns.saturating_sub(1);
+    let width = terminal_columns.saturating_sub(1);
     let mut shown = COLUMNS.len();
     let others = |shown: usize| COLUMNS[..shown].iter().map(|(_, width, _)| width + 2).sum::<usize>();
     while shown > 0 && others(shown) + PEER_COLUMNS_MIN > width {
         shown -= 1;
     }
-    let wanted = view.rows.iter().map(|row| escaped(&row.peer, PEER_MAX).width()).max().unwrap_or_default();
+    let wanted = view.rows.iter().map(|row| columns(&escaped(&row.peer, PEER_MAX))).max().unwrap_or_default();
     let peer_width = wanted.max(PEER_COLUMNS_MIN).min(width.saturating_sub(others(shown)));
     let line = |peer: &str, cells: &dyn Fn(&Column) -> String| {
         let mut line = fitted(peer, peer_width);
@@ -112,28 +103,15 @@ fn table(view: &DistributionView, (columns, rows): (usize, usize)) -> String {
     lines.join("\n")
 }
 
-/// A text cut or filled to a number of columns.
-fn fitted(text: &str, width: usize) -> String {
-    let mut cut = String::new();
-    let mut used = 0;
-    for c in text.chars() {
-        let columns = c.width().unwrap_or_default();
-        if used + columns > width {
-            break;
-        }
-        cut.push(c);
-        used += columns;
-    }
-    cut + &" ".repeat(width - used)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::swarm::distribution::Stage;
     use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
+    use std::io;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
+    use unicode_width::UnicodeWidthStr;
 
     fn row(peer: &str, done: u64, stage: Stage) -> ReceiverRow {
         let (rate_in, rate_out, seen) = (12_900_000, 2_048, Duration::from_secs(3));

@@ -88,18 +88,19 @@ pub fn exit_code(fault: Fault) -> ExitCode {
     }
 }
 
-/// Shows progress as a bar on the terminal, except while the prompt is active.
+/// Shows progress as a bar on the terminal, or in the log.
 pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
     receivers: Mutex<Option<ReceiverTable>>,
-    total: Mutex<Option<Bar>>,
+    /// The total of several operations; shared by their watches.
+    total: Arc<Mutex<Option<Bar>>>,
 }
 
 impl BarWatch {
     /// A watch without a bar.
     pub fn new(console: Console) -> Self {
-        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None), total: Mutex::new(None) }
+        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None), total: Arc::default() }
     }
 
     /// The console that the bar is drawn on.
@@ -114,12 +115,11 @@ impl BarWatch {
 
 impl Watch for BarWatch {
     fn begin(&self, title: &str, total: u64, done: u64) {
-        if self.console.is_prompting() {
-            return;
-        }
-        let bar = self.console.bytes(title, total);
-        bar.resume(done);
-        *self.bar() = Some(bar);
+        let has_total = lock(&self.total).is_some();
+        // The bar of the last operation is erased first.
+        self.bar().take();
+        let bar = self.console.bytes(title, total, done);
+        *self.bar() = Some(if has_total { bar.without_log() } else { bar });
     }
 
     fn advance(&self, bytes: u64) {
@@ -128,9 +128,15 @@ impl Watch for BarWatch {
         }
     }
 
+    fn resize(&self, total: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.resize(total);
+        }
+    }
+
     fn note(&self, text: &str) {
         if let Some(bar) = &*self.bar() {
-            bar.message(text);
+            bar.note(text);
         }
     }
 
@@ -155,11 +161,8 @@ impl Watch for BarWatch {
     }
 
     fn total(&self, title: &str, bytes: u64, done: u64) {
-        if self.console.is_prompting() {
-            return;
-        }
         let mut total = lock(&self.total);
-        total.get_or_insert_with(|| self.console.bytes(title, bytes)).retitle(title, bytes, done);
+        total.get_or_insert_with(|| self.console.bytes(title, bytes, done)).retitle(title, bytes, done);
     }
 
     fn end_total(&self) {
@@ -167,6 +170,6 @@ impl Watch for BarWatch {
     }
 
     fn separate(&self) -> Arc<dyn Watch> {
-        Arc::new(BarWatch::new(self.console.clone()))
+        Arc::new(Self { total: self.total.clone(), ..Self::new(self.console.clone()) })
     }
 }

@@ -96,7 +96,7 @@ pub fn files(files: &[FoundFile], long: bool) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::*;
     use crate::content::{FileId, FileName};
     use crate::protocol::tracker::FileSummary;

@@ -11,6 +11,7 @@ use crate::download::destination::Destination;
 use crate::download::events::{Job, SourceEvent};
 use crate::download::finder::Finder;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
+use crate::download::summary::Tally;
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
@@ -74,11 +75,11 @@ pub struct Download<'a> {
     pub watch: &'a dyn Watch,
 }
 
-/// Downloads all missing chunks. A thread that is still in an fsync may be left in `syncing`.
+/// Downloads all missing chunks, and counts them. A thread that is still in an fsync may be left in `syncing`.
 ///
 /// # Errors
 /// No source has a chunk, the timeout has elapsed, a chunk cannot be stored, or the shutdown.
-pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<(), RoleError> {
+pub fn run(download: Download<'_>, syncing: &Threads, shutdown: &Shutdown) -> Result<Tally, RoleError> {
     let work = shutdown.child();
     let threads = Threads::new();
     let watch = download.watch;
@@ -110,7 +111,7 @@ fn run_with(
     destination_lost: Receiver<StoreError>,
     threads: &Threads,
     work: &Shutdown,
-) -> Result<(), RoleError> {
+) -> Result<Tally, RoleError> {
     let Download {
         id,
         name,
@@ -177,7 +178,8 @@ fn run_with(
     }
     let discovered = discovered.unwrap_or_else(never);
     let inputs = Inputs { received, found, discovered, destination_lost, written };
-    state.run(inputs, work)
+    state.run(inputs, work)?;
+    Ok(state.scheduler.tally().clone())
 }
 
 /// Channels that the thread of a download receives from. A closed one is replaced by one that is never ready.

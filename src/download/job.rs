@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Title of the progress display during the MD5 check.
+/// Begin of the title of the progress display during the MD5 check.
 pub const CHECKING_MD5: &str = "checking MD5";
 /// Interval at which a part file that another process has locked is tried again.
 const BUSY_INTERVAL: Duration = Duration::from_millis(250);
@@ -411,13 +411,15 @@ pub fn complete(
         timeouts: order.timeouts,
         watch,
     };
-    driver::run(download, &serving.threads, shutdown)?;
+    let resumed = destination.present_bytes();
+    let tally = driver::run(download, &serving.threads, shutdown)?;
     log::info!(target: RESULT_TARGET, "All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, destination, watch, shutdown)?;
     }
     destination.finish(order.overwrite, order.durable)?;
     log::info!(target: RESULT_TARGET, "Download complete. File size: {} bytes", file.file.size);
+    log::info!("{}", tally.summary(file.file.name.as_str(), resumed));
     Ok(file)
 }
 
@@ -429,7 +431,7 @@ fn check_md5(
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
-    watch.begin(CHECKING_MD5, file.file.size, 0);
+    watch.begin(&format!("{CHECKING_MD5} of {}", file.file.name), file.file.size, 0);
     let actual = destination.md5(&|bytes| watch.advance(bytes), &|| shutdown.is_stopped());
     watch.end();
     match actual {

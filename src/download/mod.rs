@@ -1,5 +1,5 @@
-//! Download of a file: the job, its driver, the scheduler, source connections, the verifier, finders of holders, and the
-//! report of the completed download.
+//! Download of a file: the job, its driver, the scheduler, source connections, the verifier, finders of holders, the
+//! summary and the report of the completed download.
 //!
 //! Nothing here reads flags or draws on a terminal.
 
@@ -16,5 +16,6 @@ pub mod selection;
 pub mod source;
 #[cfg(test)]
 mod staging;
+pub mod summary;
 pub mod ticket_finder;
 mod verifier;

@@ -14,7 +14,9 @@ use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use super::source::{FragmentCount, SourceCommand, SourceReader};
 #[cfg(test)]
 use super::staging;
+use super::summary::Tally;
 use super::verifier::Verifier;
+use crate::content::fmt::counted;
 use crate::content::limits::{
     CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
     SOURCES_MAX, SOURCES_MIN,
@@ -132,6 +134,7 @@ pub struct DownloadScheduler {
     received_at: Moment,
     /// Sources whose loss was logged since they were last connected, up to [`LOGGED_LOSSES_MAX`].
     logged_losses: HashSet<SocketAddr>,
+    tally: Tally,
 }
 
 impl DownloadScheduler {
@@ -164,6 +167,7 @@ impl DownloadScheduler {
             starts_left: STARTS_PER_TICK_MAX,
             received_at: Moment::ZERO,
             logged_losses: HashSet::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -180,6 +184,11 @@ impl DownloadScheduler {
     /// Number of connected sources.
     pub fn connected(&self) -> usize {
         self.live.values().filter(|live| live.connected).count()
+    }
+
+    /// Counts of the download so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Last [`tick`](Self::tick) at which bytes of a chunk had arrived since the previous one.
@@ -307,6 +316,7 @@ impl DownloadScheduler {
                 self.request_from_all(now);
             }
             SourceUpdate::Has(chunks) => {
+                self.trace_announced(id, chunks.len());
                 chunks.into_iter().for_each(|index| self.picker.source_has(id, index, now));
                 self.request_chunks(id, now);
             }
@@ -321,6 +331,7 @@ impl DownloadScheduler {
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
             SourceUpdate::Stored(arrival) => {
                 let is_new = self.picker.arrived(id, arrival.index, now);
+                self.note_stored(id, arrival, is_new, now);
                 // Only a delivered chunk resets the backoff; a successful connection does not.
                 if let Some(live) = self.live.get_mut(&id) {
                     live.refusals.sent(arrival.index);
@@ -339,6 +350,23 @@ impl DownloadScheduler {
             SourceUpdate::Lost(error) => self.lost(id, error, now),
         }
         std::mem::take(&mut self.reports)
+    }
+
+    fn trace_announced(&self, id: SourceId, chunks: usize) {
+        if let Some(live) = self.live.get(&id) {
+            log::trace!("{} announced {}", live.address, counted(chunks as u64, "chunk"));
+        }
+    }
+
+    /// Counts and logs a stored chunk.
+    fn note_stored(&mut self, id: SourceId, Arrival { index, bytes }: Arrival, is_new: bool, now: Moment) {
+        let from = self.live.get(&id).map(|live| live.address);
+        if is_new {
+            self.tally.stored(now, from, bytes);
+        }
+        if let Some(from) = from {
+            log::debug!("received chunk {index} of {} from {from}, {bytes} bytes", self.job.file.short());
+        }
     }
 
     /// Connects to sources whose retry is due and reassigns overdue requests. To be called every [`TICK_INTERVAL`].
@@ -481,6 +509,7 @@ impl DownloadScheduler {
             SourceError::BadChunk { bytes, .. } => {
                 candidate.link = CandidateState::Banned;
                 candidate.bad_bytes += u64::from(bytes);
+                self.tally.rejected();
                 log::warn!("banned {address}: {error}");
                 self.reports.push(SchedulerEvent::Corrupt(address));
             }
@@ -626,6 +655,8 @@ impl DownloadScheduler {
                 // picker.
                 return;
             }
+            log::trace!("requested chunk {index} of {} from {}", self.job.file.short(), live.address);
+            self.tally.requested(now);
             self.reports.push(SchedulerEvent::Requested(index, live.address));
         }
     }

@@ -412,6 +412,7 @@ impl UdpClient {
         let no_response = || UdpClientError::NoResponse(self.tracker.clone());
         let Some(Route { socket, .. }) = &self.route else { return Err(no_response()) };
         let deadline = Instant::now() + wait;
+        log::trace!("sending {} bytes to the tracker or manager on {}", datagram.len(), self.tracker);
         socket.send(datagram).map_err(|error| self.unreachable(error))?;
         let mut buffer = [0; DATAGRAM_MAX + 1];
         while Instant::now() < deadline {

@@ -4,11 +4,25 @@
 
 use super::set_status::SetStatus;
 use super::tokens::KeyPrint;
+use super::tracker::{FoundFile, PeerSummary};
 use crate::content::{FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// State of a tracker. Sizes are in bytes; a replica is a copy of one chunk on a volunteer.
+/// Kind of a program that answers with its status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonKind {
+    /// A tracker that keeps files.
+    #[default]
+    KeepingTracker,
+    /// A tracker that keeps no files.
+    Tracker,
+    /// A manager.
+    Manager,
+}
+
+/// State of a tracker or manager. Sizes are in bytes; a replica is a copy of one chunk on a volunteer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Wanted replicas of each chunk.
@@ -38,6 +52,21 @@ pub struct Status {
     /// The first chunk sets, by name.
     #[serde(default)]
     pub sets: Vec<SetStatus>,
+    /// Kind of the program.
+    #[serde(default)]
+    pub kind: DaemonKind,
+    /// Number of registered peers.
+    #[serde(default)]
+    pub peers_known: u64,
+    /// The peers, up to [`PEERS_LISTED_MAX`](crate::content::limits::PEERS_LISTED_MAX).
+    #[serde(default)]
+    pub peers: Vec<PeerSummary>,
+    /// Number of files that peers offer and the tracker does not keep.
+    #[serde(default)]
+    pub offered_known: u64,
+    /// These files, up to [`STATUS_FILES_MAX`](crate::content::limits::STATUS_FILES_MAX).
+    #[serde(default)]
+    pub offered_files: Vec<FoundFile>,
 }
 
 /// A drop order to a volunteer, or a deletion at the tracker.

@@ -5,7 +5,7 @@ use crate::sync::lock;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// Title of the progress of a download.
+/// Title of the progress of a download; the name of its file is shown in its place.
 pub const DOWNLOADING: &str = "downloading";
 
 /// Receiver of progress reports, for example a progress bar.
@@ -16,6 +16,8 @@ pub trait Watch: Send + Sync {
     fn begin(&self, title: &str, total: u64, done: u64);
     /// `bytes` more bytes are complete.
     fn advance(&self, bytes: u64);
+    /// The operation is on `total` bytes.
+    fn resize(&self, _total: u64) {}
     /// A short text about the current step.
     fn note(&self, text: &str);
     /// The cause of a stall, for example missing chunks; empty when the operation continues.
@@ -102,10 +104,6 @@ impl TotalProgress {
             self.0.watch.total(&format!("total: {ended} of {files} files"), bytes, done);
         }
     }
-
-    fn has_several(&self) -> bool {
-        lock(&self.0.sum).files > 1
-    }
 }
 
 /// Progress of one of several downloads: it is shown by itself and added to the total.
@@ -146,7 +144,7 @@ impl FileProgress {
 
 impl Watch for FileProgress {
     fn begin(&self, title: &str, total: u64, done: u64) {
-        let is_downloading = title.starts_with(DOWNLOADING);
+        let is_downloading = title == DOWNLOADING;
         let mut state = lock(&self.state);
         state.is_downloading = is_downloading;
         if is_downloading {
@@ -159,10 +157,7 @@ impl Watch for FileProgress {
         } else {
             drop(state);
         }
-        match title == DOWNLOADING && self.total.has_several() {
-            true => self.watch.begin(&self.name, total, done),
-            false => self.watch.begin(title, total, done),
-        }
+        self.watch.begin(if is_downloading { &self.name } else { title }, total, done);
     }
 
     fn advance(&self, bytes: u64) {
@@ -251,7 +246,7 @@ mod tests {
         file.ended(true);
         assert_eq!(
             (lock(&recorder.titles).clone(), lock(&recorder.total).clone()),
-            (vec![DOWNLOADING.to_owned()], None)
+            (vec!["a".to_owned()], None)
         );
     }
 }

@@ -13,6 +13,7 @@ use super::reach::DialResult;
 use super::registry::{Peer, PeerId};
 use crate::content::limits::{BROADCAST_INTERVAL, PEERS_LISTED_MAX, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
+use crate::protocol::status::{DaemonKind, Status};
 use crate::protocol::tracker::{HubRole, PeerSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -121,9 +122,18 @@ impl Manager {
     fn peer_list(&self) -> PeerList {
         let entry =
             |peer: &Peer| PeerEntry { name: peer.name.clone(), address: peer.address, volunteer: false };
-        let mut peers: Vec<_> = self.peers.registry.peers().map(entry).take(PEERS_LISTED_MAX).collect();
+        let mut peers: Vec<_> = self.peers.registry.peers().map(entry).collect();
         peers.sort_unstable();
+        peers.truncate(PEERS_LISTED_MAX);
         PeerList { count: self.peers.peer_count(), peers }
+    }
+
+    /// Status for a client on the same host; the server has verified that it is.
+    fn status(&self) -> Status {
+        let PeerList { count, peers } = self.peer_list();
+        let summary = |peer: PeerEntry| PeerSummary { name: peer.name, address: peer.address.into() };
+        let peers = peers.into_iter().map(summary).collect();
+        Status { kind: DaemonKind::Manager, peers_known: count, peers, ..Status::default() }
     }
 
     /// Time at which the next broadcast is due.
@@ -153,6 +163,12 @@ impl Manager {
 
 impl Machine for Manager {
     fn request(&mut self, now: Moment, origin: Origin, request: TrackerRequest) -> Vec<Effect> {
+        if let (TrackerRequest::Status, Origin::Connection(connection, _)) = (&request, origin) {
+            // Names, numbers and addresses always serialise.
+            let payload: Arc<[u8]> = serde_json::to_vec(&self.status()).unwrap_or_default().into();
+            let response = TrackerResponse::Status { length: payload.len() as u64 };
+            return vec![Effect::PushWith(connection, response, payload)];
+        }
         let response = self.respond(now, origin, request);
         let joined = matches!(response, TrackerResponse::Registered { .. });
         self.effects.insert(0, Effect::Reply(origin, response));

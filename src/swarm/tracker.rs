@@ -32,7 +32,6 @@ use crate::protocol::tracker::{
 use keeping::Keeping;
 use sets::ChunkSets;
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Log lines about completed downloads in each [`COMPLETION_NOTES_INTERVAL`].
@@ -49,8 +48,6 @@ pub struct Rules {
     pub files_max: usize,
     /// Number of equal claims that make an agreement.
     pub quorum: usize,
-    /// The address that the tracker listens on: a client with this source address is on the same host.
-    pub local: IpAddr,
     /// Addresses that are told and believed.
     pub exposure: Exposure,
 }
@@ -61,7 +58,6 @@ impl Default for Rules {
             leases: Leases::default(),
             files_max: limits::FILES_PER_PEER_MAX,
             quorum: limits::QUORUM_MIN,
-            local: limits::TRACKER_ADDRESS.ip(),
             exposure: Exposure::default(),
         }
     }
@@ -105,8 +101,6 @@ pub struct Tracker {
     keeping: Option<Keeping>,
     /// Connections that have requested the status.
     status_connections: HashSet<ConnectionId>,
-    /// Listen address: like loopback addresses, a source address that marks a client on the same host.
-    local: IpAddr,
     /// Begin of the present interval of log lines about completed downloads, and their number.
     completion_notes: (Moment, u32),
     /// Effects of the event that is being handled.
@@ -192,7 +186,6 @@ impl Tracker {
             list_connections: HashSet::new(),
             keeping: None,
             status_connections: HashSet::new(),
-            local: rules.local,
             completion_notes: (Moment::ZERO, 0),
             effects: Vec::new(),
         }
@@ -375,6 +368,7 @@ impl Tracker {
         };
         self.effects.push(Effect::Note(text));
         self.volunteer_left(now, id, *expires, how);
+        self.restore_own_entries();
         self.leave_sets(now, id, name);
     }
 }

@@ -8,7 +8,7 @@ use crate::protocol::tracker::FileSummary;
 use crate::swarm::distribution::{CompletionReport, Distribution, DistributionView, ReceiverKey};
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -54,6 +54,11 @@ impl Receivers {
     fn with<T>(&self, change: impl FnOnce(&mut State, Duration) -> T) -> Option<T> {
         let now = self.0.started.elapsed();
         lock(&self.0.state).as_mut().map(|state| change(state, now))
+    }
+
+    /// Whether this program records.
+    fn is_recording(&self) -> bool {
+        lock(&self.0.state).is_some()
     }
 
     /// The peers at present.
@@ -115,15 +120,34 @@ impl Receivers {
 pub(super) struct ReceiverConnection {
     receivers: Receivers,
     key: ReceiverKey,
+    /// Address of its upload server, or else its source address.
+    peer: SocketAddr,
     /// Files that the peer has requested over this connection.
     files: BTreeSet<FileId>,
+    /// The downloads of this connection.
+    downloads: Arc<Mutex<BTreeMap<FileId, Served>>>,
+}
+
+/// Part of a file that was sent over one connection.
+#[derive(Debug, Default, Clone, Copy)]
+struct Served {
+    bytes: u64,
+    /// Times of the first request and of the end of the last chunk; `None` without a chunk.
+    times: Option<(Instant, Instant)>,
 }
 
 impl ReceiverConnection {
     /// The record of a connection from `from`; `serves` is the address of the peer's upload server, if any.
     pub(super) fn new(receivers: &Receivers, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
         let key = ReceiverKey { ip: from.ip(), port: serves.map(|address| address.port()) };
-        Self { receivers: receivers.clone(), key, files: BTreeSet::new() }
+        let downloads = Arc::default();
+        Self {
+            receivers: receivers.clone(),
+            key,
+            peer: serves.unwrap_or(from),
+            files: BTreeSet::new(),
+            downloads,
+        }
     }
 
     pub(super) fn key(&self) -> ReceiverKey {
@@ -157,7 +181,23 @@ impl ReceiverConnection {
     /// Counts a chunk that is being sent until the returned value is dropped.
     pub(super) fn begin_send(&self, file: FileId) -> SendTally {
         self.receivers.with(|state, _| state.sends += 1);
-        SendTally { receivers: self.receivers.clone(), key: self.key, file, bytes: 0 }
+        let (receivers, downloads) = (self.receivers.clone(), self.downloads.clone());
+        SendTally { receivers, key: self.key, file, bytes: 0, sent: 0, began: Instant::now(), downloads }
+    }
+
+    /// Records that the peer downloads a file, not only single chunks of it.
+    pub(super) fn downloads(&self, file: FileId) {
+        lock(&self.downloads).entry(file).or_default();
+    }
+
+    /// Logs the downloads of this connection, at its end. `name` returns the name of a file.
+    pub(super) fn log_downloads(&self, name: impl Fn(FileId) -> String) {
+        let level = if self.receivers.is_recording() { log::Level::Info } else { log::Level::Debug };
+        for (file, Served { bytes, times }) in std::mem::take(&mut *lock(&self.downloads)) {
+            let Some((began, ended)) = times else { continue };
+            let took = ended.saturating_duration_since(began).as_secs_f64();
+            log::log!(level, "sent {bytes} bytes of {} to {} in {took:.1} s", name(file), self.peer);
+        }
     }
 }
 
@@ -174,13 +214,18 @@ pub(super) struct SendTally {
     receivers: Receivers,
     key: ReceiverKey,
     file: FileId,
+    /// Bytes that have not been recorded yet, and all bytes.
     bytes: u64,
+    sent: u64,
+    began: Instant,
+    downloads: Arc<Mutex<BTreeMap<FileId, Served>>>,
 }
 
 impl SendTally {
     /// Adds bytes that are about to be sent.
     pub(super) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
+        self.sent += bytes;
         if self.bytes >= TALLY_BYTES {
             self.flush();
         }
@@ -196,6 +241,11 @@ impl SendTally {
 impl Drop for SendTally {
     fn drop(&mut self) {
         self.flush();
+        if let Some(served) = lock(&self.downloads).get_mut(&self.file) {
+            served.bytes += self.sent;
+            let began = served.times.map_or(self.began, |(began, _)| began);
+            served.times = Some((began, Instant::now()));
+        }
         self.receivers.with(|state, now| {
             state.sends = state.sends.saturating_sub(1);
             state.last_request = now;
@@ -238,6 +288,22 @@ mod tests {
         assert!(receivers.reported().try_recv().is_err(), "the same report");
         drop(connection);
         assert_eq!((receivers.view().rows[0].stage, receivers.reporters()), (Stage::Complete, 1));
+    }
+
+    #[test]
+    fn only_bytes_of_downloads_are_logged() {
+        let receivers = Receivers::default();
+        let connection = ReceiverConnection::new(&receivers, address(1), Some(address(7000)));
+        let other = FileId([8; 32]);
+        connection.downloads(FILE);
+        for file in [FILE, other, FILE] {
+            connection.begin_send(file).add(40);
+        }
+        let served = lock(&connection.downloads).clone();
+        assert_eq!(served.keys().collect::<Vec<_>>(), [&FILE], "a single chunk is no download");
+        assert_eq!((served[&FILE].bytes, connection.peer), (80, address(7000)));
+        connection.log_downloads(|file| file.short());
+        assert!(lock(&connection.downloads).is_empty(), "each download is logged once");
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl<'a> ResponseWriter<'a> {
 
     /// Answers requests until their queue is closed.
     pub fn run(mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
+        let result = self.answer_all(requests);
+        self.receiver.log_downloads(|file| self.context.offers.label(file));
+        result
+    }
+
+    fn answer_all(&mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
         loop {
             match self.subscriptions.wait(requests) {
                 Wakeup::Request => match requests.try_recv() {
@@ -73,7 +79,10 @@ impl<'a> ResponseWriter<'a> {
             PeerRequest::Have { file } => {
                 self.record_download(file);
                 match self.subscriptions.subscribe(file, &mut self.writer)? {
-                    true => Ok(()),
+                    true => {
+                        self.receiver.downloads(file);
+                        Ok(())
+                    }
                     false => self.refuse_unknown_file(file, None),
                 }
             }

@@ -40,6 +40,13 @@ fn three_folders_complete_each_other() {
         let registered = lines.iter().filter(|line| line.contains("registered with the tracker on"));
         assert_eq!(registered.count(), 1, "each client registers once, over one connection");
     }
+    // The third client receives the empty chunk.
+    for (client, (received, before)) in clients.iter().zip([(131, 51_894), (51_894, 131)]) {
+        client.wait_for("a summary", |line| {
+            line.contains(&format!(": received {received} bytes in "))
+                && line.ends_with(&format!(" source, {before} bytes were there before"))
+        });
+    }
     folders.iter().for_each(|folder| assert_complete(folder, &chunks));
     for folder in &folders {
         let names = [".shoal-written", "chunk_1", "chunk_2", "chunk_3", "local_chunks.txt"];

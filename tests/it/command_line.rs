@@ -7,7 +7,8 @@ use std::net::TcpListener;
 use std::path::Path;
 
 /// The programs, and the subcommand that has flags of its own.
-const PROGRAMS: [&str; 6] = ["tracker", "tracker status", "manager", "seeder", "leecher", "client"];
+const PROGRAMS: [&str; 7] =
+    ["tracker", "tracker status", "manager", "manager status", "seeder", "leecher", "client"];
 /// Commands for the owner of a running tracker.
 const OWNER_COMMANDS: [&str; 10] = [
     "tracker peers",
@@ -48,7 +49,9 @@ const HEADINGS: [&str; 12] = [
     "Examples:",
 ];
 /// Flags with another meaning in these programs than in all others.
-const EXCEPTIONS: [(&str, &[&str]); 2] = [("--listen", &["tracker", "manager"]), ("--as", &["leecher"])];
+/// The client says in addition that `--manager` is for plain folders.
+const EXCEPTIONS: [(&str, &[&str]); 3] =
+    [("--listen", &["tracker", "manager"]), ("--as", &["leecher"]), ("--manager", &["manager status"])];
 
 /// The description of a flag.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -179,3 +179,18 @@ fn a_tracker_at_a_link_local_address_serves_its_network() {
     assert_holds(&site.folder('C').join("x.bin"), &bytes);
     assert!(!seeder.has_said("no other host can connect"));
 }
+
+#[test]
+fn the_status_is_available_on_the_same_host_through_any_address() {
+    for (program, flag, port) in [("tracker", "--tracker", 5100), ("manager", "--manager", 10_000)] {
+        let Some(site) = Site::new(program) else { return };
+        for address in ["10.0.0.1", "127.0.0.1"] {
+            let mut status = site.start('A', program, &["status", flag, &format!("{address}:{port}")]);
+            status.ends_with(0);
+            status.wait_for("on stdout", |line| line == "peers       0 registered");
+        }
+        let mut refused = site.start('B', program, &["status", flag, &format!("10.0.0.1:{port}")]);
+        refused.ends_with(5);
+        refused.wait_for_text("the status is available only on the host of this program");
+    }
+}

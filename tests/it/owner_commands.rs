@@ -301,5 +301,6 @@ fn contradicting_numbers_and_impossible_offers_are_refused() {
     refused.wait_for_text("offer less with --volunteer SIZE");
     let mut status = Program::start("tracker", &["status", "--tracker", &plain.address().to_string()], dir);
     status.ends_with(0);
+    status.wait_for("on stdout", |line| line == "no files are offered");
     status.wait_for_text("no chunk sets");
 }

@@ -309,6 +309,7 @@ fn assert_resumes(dir: &Path, there: &Path, tracker: &Program, bytes: &[u8]) {
     let line = leecher.wait_for_text("resuming at ");
     let kept = line.rsplit("resuming at ").next().unwrap().split(' ').next().unwrap();
     let kept: usize = kept.parse().unwrap();
+    leecher.wait_for_text(&format!(", {kept} bytes were there before"));
     assert!(kept > 0 && kept < bytes.len() && kept.is_multiple_of(16_384), "{line}");
     assert_holds(&there.join("a.bin"), bytes);
     assert_eq!(names_in(there), ["a.bin", "logs.log"]);

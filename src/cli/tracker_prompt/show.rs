@@ -8,14 +8,18 @@ pub use crate::cli::prompt::show::line;
 use crate::cli::table::{Side, size, table};
 use crate::content::fmt::{counted, duration};
 use crate::protocol::status::{
-    ApprovalState, Copies, DropStatus, FileStatus, Status, VolunteerState, VolunteerStatus,
+    ApprovalState, Copies, DaemonKind, DropStatus, FileStatus, Status, VolunteerState, VolunteerStatus,
 };
+use crate::protocol::tracker::{FileSummary, PeerSummary};
 use crate::swarm::command::{Answer, PeerEntry, PeerList};
 use jiff::Timestamp;
 use std::fmt::Write;
 
 /// Number of drops that the status shows.
 const SHOWN_DROPS_MAX: usize = 5;
+
+/// The answer of a tracker that keeps no files to a question about them.
+const KEEPS_NO_FILES: &str = "this tracker keeps no files; restart it with --files DIR --state DIR\n";
 
 /// The answer to a command.
 pub fn answer(answer: &Answer) -> String {
@@ -67,14 +71,116 @@ pub fn names(status: &Status) -> Names {
     names
 }
 
-/// Summary of volunteers, files, replicas, repair and the latest drops.
+/// Everything about a tracker or manager.
+pub fn all(status: &Status) -> String {
+    let peers = peer_count(status);
+    match status.kind {
+        DaemonKind::KeepingTracker => {
+            let tables = [self::status(status), volunteers(status), files(status)].join("\n");
+            let offered = match status.offered_known {
+                0 => String::new(),
+                _ => format!("\nfiles of other peers\n{}", offered(status)),
+            };
+            format!("{tables}{offered}\n{}", sets(status))
+        }
+        DaemonKind::Tracker => format!("{}\n{}\n{}", self::status(status), offered(status), sets(status)),
+        DaemonKind::Manager => {
+            let list = peer_table(status);
+            format!(
+                "{peers}files       not known to a manager: ask the peers (`files` at the prompt of a client)\n{list}"
+            )
+        }
+    }
+}
+
+/// Summary of a tracker that keeps no files.
+fn plain_status(status: &Status) -> String {
+    let bytes = status.offered_files.iter().map(|found| found.file.size).fold(0, u64::saturating_add);
+    let count = counted(status.offered_known, "file");
+    format!("{}files       {count}, {}\n", peer_count(status), size(bytes))
+}
+
+fn peer_count(status: &Status) -> String {
+    format!("peers       {} registered\n", status.peers_known)
+}
+
+fn peer_table(status: &Status) -> String {
+    if status.peers.is_empty() {
+        return String::new();
+    }
+    let row = |peer: &PeerSummary| [peer.name.to_string(), peer.address.to_string()];
+    let columns = [("NAME", Side::Left), ("ADDRESS", Side::Left)];
+    let mut text = format!("\n{}", table(columns, &status.peers.iter().map(row).collect::<Vec<_>>()));
+    let omitted = status.peers_known.saturating_sub(status.peers.len() as u64);
+    if omitted > 0 {
+        let _ = writeln!(text, "and {omitted} more");
+    }
+    text
+}
+
+/// The files that peers offer, and why chunks of them may be missing.
+fn offered(status: &Status) -> String {
+    if status.offered_files.is_empty() {
+        return "no files are offered\n".to_owned();
+    }
+    let mut text = super::super::table::files(&status.offered_files, false);
+    for found in status.offered_files.iter().filter(|found| found.whole.is_empty()) {
+        let holders = counted(found.holders.into(), "peer");
+        let FileSummary { name, chunks, .. } = &found.file;
+        let all = counted((*chunks).into(), "chunk");
+        let note =
+            format!("{name}: chunks may be missing: no peer has all {all}, {holders} with some of them");
+        let _ = writeln!(text, "{}", line(&note));
+    }
+    let omitted = status.offered_known.saturating_sub(status.offered_files.len() as u64);
+    if omitted > 0 {
+        let _ = writeln!(text, "and {omitted} more");
+    }
+    text
+}
+
+/// Why copies of a file are missing; `None` if there are enough.
+fn why_copies_are_missing(status: &Status, file: &FileStatus) -> Option<String> {
+    let Copies { wanted, present, away, short, lost, .. } = file.copies;
+    if lost > 0 {
+        let chunks = counted(lost, "chunk");
+        return Some(format!(
+            "missing {chunks}: their holders are lost; a holder that returns restores them"
+        ));
+    }
+    if short == 0 {
+        return None;
+    }
+    let is_present =
+        |one: &&VolunteerStatus| matches!(one.state, VolunteerState::Alive | VolunteerState::Draining);
+    let volunteers = status.volunteers.iter().filter(is_present).count();
+    let reason = match () {
+        () if present >= wanted => "they are stored, and wait for their proofs".to_owned(),
+        () if volunteers < status.volunteers_needed as usize => {
+            format!("{volunteers} of the {} volunteers needed are present", status.volunteers_needed)
+        }
+        () if status.repair.paused => "repair is paused".to_owned(),
+        () if present + away >= wanted => {
+            format!("{} on volunteers that are away and expected back", counted(away, "copy"))
+        }
+        () if status.repair.running > 0 => "they are being copied".to_owned(),
+        () if status.free == 0 => "no volunteer has free space".to_owned(),
+        () => "they wait for a volunteer with free space, or for the repair limit".to_owned(),
+    };
+    Some(format!("{} with too few proven copies: {reason}", counted(short, "chunk")))
+}
+
+/// Summary of peers, volunteers, files, replicas, repair and the latest drops.
 pub fn status(status: &Status) -> String {
+    if status.kind == DaemonKind::Tracker {
+        return plain_status(status);
+    }
     let count = |wanted: fn(&VolunteerStatus) -> bool| {
         status.volunteers.iter().filter(|volunteer| wanted(volunteer)).count()
     };
     let present =
         count(|volunteer| matches!(volunteer.state, VolunteerState::Alive | VolunteerState::Draining));
-    let mut text = String::new();
+    let mut text = peer_count(status);
     let _ = write!(text, "volunteers  {present} present of {} known", status.volunteers.len());
     for (count, state) in [
         (count(|volunteer| volunteer.state == VolunteerState::Away), "away"),
@@ -134,6 +240,9 @@ fn replicas(copies: &Copies) -> String {
 
 /// Progress of repair.
 pub fn repair(status: &Status) -> String {
+    if status.kind == DaemonKind::Tracker {
+        return KEEPS_NO_FILES.to_owned();
+    }
     let repair = &status.repair;
     let (running, waiting) = (counted(repair.running, "chunk"), repair.waiting);
     let progress = format!("{running} in flight, {waiting} waiting");
@@ -156,6 +265,9 @@ pub fn repair(status: &Status) -> String {
 
 /// Table of volunteers.
 pub fn volunteers(status: &Status) -> String {
+    if status.kind == DaemonKind::Tracker {
+        return KEEPS_NO_FILES.to_owned();
+    }
     if status.volunteers.is_empty() {
         return "no volunteers yet; start one with: client -folder PATH -transfer_port PORT -name NAME \
                 --volunteer SIZE\n"
@@ -210,6 +322,9 @@ pub fn sets(status: &Status) -> String {
 
 /// Table of files, and why own copies of the tracker stay.
 pub fn files(status: &Status) -> String {
+    if status.kind == DaemonKind::Tracker {
+        return offered(status);
+    }
     if status.files.is_empty() {
         return "no files in the catalogue\n".to_owned();
     }
@@ -254,6 +369,7 @@ pub fn files(status: &Status) -> String {
             file.kept_here.then(|| "kept in the folder; `offload` removes the mark".to_owned()),
             (file.waiting_for_holders > 0)
                 .then(|| format!("{} wait for their holders", counted(file.waiting_for_holders, "chunk"))),
+            why_copies_are_missing(status, file),
             file.own_copy_stays.as_ref().map(|why| format!("own copy stays: {why}")),
         ];
         for note in notes.into_iter().flatten() {
@@ -275,11 +391,78 @@ mod tests {
     use crate::protocol::tokens::KeyPrint;
 
     #[test]
+    fn missing_copies_have_a_reason() {
+        let copies = |present, away, short, lost| Copies {
+            wanted: 8,
+            present,
+            away,
+            short,
+            lost,
+            ..Copies::default()
+        };
+        let status = |needed, paused, running, free| Status {
+            volunteers_needed: needed,
+            free,
+            repair: RepairStatus { paused, running, ..RepairStatus::default() },
+            ..Status::default()
+        };
+        for (status, copies, reason) in [
+            (status(0, false, 0, 1), copies(8, 0, 0, 0), None),
+            (status(0, false, 0, 1), copies(6, 0, 1, 1), Some("a holder that returns restores them")),
+            (status(0, false, 0, 1), copies(8, 0, 2, 0), Some("they are stored, and wait for their proofs")),
+            (status(3, false, 0, 1), copies(4, 0, 4, 0), Some("0 of the 3 volunteers needed are present")),
+            (status(0, true, 0, 1), copies(4, 0, 4, 0), Some("repair is paused")),
+            (status(0, false, 0, 1), copies(4, 4, 4, 0), Some("4 copies on volunteers that are away")),
+            (status(0, false, 1, 1), copies(4, 0, 4, 0), Some("they are being copied")),
+            (status(0, false, 0, 0), copies(4, 0, 4, 0), Some("no volunteer has free space")),
+            (status(0, false, 0, 1), copies(4, 0, 4, 0), Some("or for the repair limit")),
+        ] {
+            let file = FileStatus { copies, ..file() };
+            let why = why_copies_are_missing(&status, &file);
+            assert_eq!(why.is_some(), reason.is_some(), "{why:?}");
+            assert!(why.unwrap_or_default().contains(reason.unwrap_or_default()), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_complete_holder_has_a_reason() {
+        let found = crate::cli::table::tests::found(1, "x.bin", 2, 0, 2);
+        let status = Status {
+            kind: DaemonKind::Tracker,
+            peers_known: 2,
+            offered_known: 1,
+            offered_files: vec![found],
+            ..Status::default()
+        };
+        let text = all(&status);
+        assert!(text.starts_with("peers       2 registered\nfiles       1 file, 1.0 MiB\n\nNAME "), "{text}");
+        let reason = "x.bin: chunks may be missing: no peer has all 2 chunks, 2 peers with some of them\n";
+        assert!(text.ends_with(reason), "{text}");
+    }
+
+    fn file() -> FileStatus {
+        FileStatus {
+            id: FileId([7; 32]),
+            name: FileName::new("f").unwrap(),
+            size: 4096,
+            chunks: 4,
+            here: 0,
+            offloaded: true,
+            copies: Copies::default(),
+            readable: true,
+            waiting_for_holders: 0,
+            kept_here: false,
+            own_copy_stays: None,
+        }
+    }
+
+    #[test]
     fn status_of_an_empty_and_a_busy_tracker() {
         let empty = Status { volunteers_needed: 3, ..Status::default() };
         assert_eq!(
             status(&empty),
-            "volunteers  0 present of 0 known; 0 B offered, 0 B free\n\
+            "peers       0 registered\n\
+             volunteers  0 present of 0 known; 0 B offered, 0 B free\n\
              files       0, 0 B\n\
              replicas    0 verified of 0 wanted\n            \
              no files are distributed with fewer than 3 volunteers\n\

@@ -8,6 +8,7 @@ use super::dispute::Dispute;
 use super::join::JoinTask;
 use super::lookup_retry::LookupRetry;
 use super::own_chunks::OwnChunks;
+use super::progress::FolderProgress;
 use super::questions::{Answer, Asked, Question};
 use super::requests::{ActiveSession, RequestQueue};
 use super::stall::StallTimer;
@@ -22,6 +23,7 @@ use crate::protocol::set_report::WaitingChunk;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::report::error::{Fault, RoleError};
+use crate::report::watch::Watch;
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
 use crate::tracker_client::session::SessionEvent;
@@ -60,10 +62,12 @@ pub(super) struct ChunkClient<'a> {
     lookup_retry: LookupRetry,
     completion: Completion,
     join: JoinTask,
+    progress: FolderProgress<'a>,
     stall: StallTimer,
     unreachable: UnreachableChunks,
-    /// Chunks that the folder held at the start.
+    /// Chunks that the folder held at the start, and their length in bytes.
     own: OwnChunks,
+    own_bytes: u64,
     /// Listed chunks that differ from the agreed hash and have not been replaced.
     differing: BTreeSet<ChunkIndex>,
     /// The agreed hashes of `own` have been looked up.
@@ -81,6 +85,7 @@ pub(super) struct ChunkClient<'a> {
 }
 
 impl<'a> ChunkClient<'a> {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         config: &'a ClientConfig,
         set: SetKey,
@@ -89,11 +94,15 @@ impl<'a> ChunkClient<'a> {
         agreed: Agreed,
         scheduler: DownloadScheduler,
         join: JoinTask,
+        watch: &'a dyn Watch,
     ) -> Self {
+        let name = folder.path().file_name().unwrap_or(folder.path().as_os_str());
         Self {
+            progress: FolderProgress::new(watch, name.to_string_lossy().into_owned()),
             config,
             requests: RequestQueue::new(config.name.clone(), set.clone()),
             set,
+            own_bytes: folder.held().iter().map(|chunk| u64::from(chunk.length)).sum(),
             own: OwnChunks::new(folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest))),
             folder,
             offers,
@@ -420,6 +429,7 @@ impl<'a> ChunkClient<'a> {
             let _ = self.adoptions.send(chunk);
             return Ok(());
         }
+        self.progress.wanted(index, claim.size);
         let now = self.now();
         let mut scheduler_events = self.scheduler.want(index, now);
         for holder in holders {
@@ -445,7 +455,10 @@ impl<'a> ChunkClient<'a> {
                     ));
                 }
                 // Claimed only after its commit to the folder.
-                SchedulerEvent::Stored(..) => self.lookup_retry.reset(),
+                SchedulerEvent::Stored(arrival, _) => {
+                    self.lookup_retry.reset();
+                    self.progress.present(arrival.index);
+                }
                 SchedulerEvent::Failed(error) => return Err(error.into()),
                 SchedulerEvent::Lost(_) | SchedulerEvent::Corrupt(_) => {}
             }
@@ -461,6 +474,7 @@ impl<'a> ChunkClient<'a> {
                 for HeldChunk { index, .. } in adopted {
                     log::info!("chunk {index} found in the folder without its line in local_chunks.txt");
                     self.adopting.remove(&index);
+                    self.progress.present(index);
                     self.scheduler.have(index);
                     self.announce(index);
                 }
@@ -498,6 +512,9 @@ impl<'a> ChunkClient<'a> {
         let is_complete = self.folder.progress().is_complete() && self.folder.manifest().is_some();
         if is_complete && self.completion.folder_completed(self.now()) {
             let (folder, count) = (self.folder.path().display(), self.set.count);
+            if !self.scheduler.tally().is_empty() {
+                log::info!("{}", self.scheduler.tally().summary(&folder.to_string(), self.own_bytes));
+            }
             log::info!(
                 "{folder} is complete: all {} of set {}",
                 counted(count.into(), "chunk"),
@@ -512,6 +529,7 @@ impl<'a> ChunkClient<'a> {
         let now = self.now();
         let scheduler_events = self.scheduler.tick(now);
         self.handle_scheduler_events(scheduler_events)?;
+        self.progress.sources(self.scheduler.connected());
         self.check_timeout(now)?;
         self.check_dispute(now)?;
         if now < self.next_check {

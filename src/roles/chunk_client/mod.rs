@@ -13,6 +13,7 @@ mod dispute;
 mod join;
 mod lookup_retry;
 mod own_chunks;
+mod progress;
 pub mod questions;
 mod requests;
 mod stall;
@@ -107,7 +108,7 @@ pub fn run(
         Err(error) => return Err(error),
     };
     let threads = Threads::new();
-    let result = serve_and_download(&config, questions, listener, folder, &threads, shutdown);
+    let result = serve_and_download(&config, questions, listener, folder, watch, &threads, shutdown);
     shutdown.trigger();
     threads.join();
     result
@@ -128,6 +129,7 @@ fn serve_and_download(
     Questions { asked, started }: Questions,
     listener: Listener,
     folder: Arc<ChunkFolder>,
+    watch: &dyn Watch,
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> Result<(), RoleError> {
@@ -175,7 +177,7 @@ fn serve_and_download(
     let scheduler = DownloadScheduler::new(job, have, false, events, threads, shutdown);
     let join = JoinTask::new(config.join.clone(), threads.clone());
     let agreed = Agreed { chunks: agreed, adoptions };
-    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join);
+    let mut client = ChunkClient::new(config, set, folder, offers, agreed, scheduler, join, watch);
     let result = client.run(&Inputs { session, sources, committed, asked }, shutdown);
     // Before `client` and its request queue are dropped: the session must see a shutdown, not a lost connection.
     shutdown.trigger();

@@ -8,12 +8,14 @@ use crate::content::FileName;
 use crate::content::fmt::counted;
 use crate::content::limits::FOLDER_SCAN_INTERVAL;
 use crate::protocol::tracker::FileSummary;
+use crate::report::watch::Watch;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
 use crate::sync::lock;
 use crate::upload::offers::Offer;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ const SCAN_PAUSE_FACTOR: u32 = 4;
 #[derive(Clone)]
 struct LargeFiles {
     names: Arc<Mutex<VecDeque<FileName>>>,
+    /// Whether one is being hashed that is not in the queue any more.
+    is_hashing: Arc<AtomicBool>,
     wake: Sender<()>,
 }
 
@@ -53,19 +57,33 @@ impl FolderWatch {
             log::info!("{name} is not shared: it is the log of this program");
         }
         let (wake, woken) = bounded(1);
-        let large = LargeFiles { names: Arc::default(), wake };
+        let large = LargeFiles { names: Arc::default(), is_hashing: Arc::default(), wake };
         let mut watch = Self { inner: inner.clone(), own_log, unreadable: false, large: large.clone() };
         let hashing = inner.clone();
         inner.threads.spawn("hash", move || hash_large_files(&hashing, &large, &woken))?;
         inner.threads.spawn("folder", move || {
             let mut pause = watch.scan();
-            let files = counted(watch.inner.offers.list().len() as u64, "file");
-            log::info!("sharing {files} of {}", watch.inner.folder.path().display());
+            watch.log_shared();
             log_subfolders(&watch.inner);
             while !watch.inner.shutdown.wait(pause) {
                 pause = watch.scan();
             }
         })
+    }
+
+    /// Logs the number of shared files, and of those that are being hashed.
+    fn log_shared(&self) {
+        let folder = self.inner.folder.path().display();
+        let files = |count: usize| counted(count as u64, "file");
+        let (shared, hashing) = (self.inner.offers.list().len(), self.large.unhashed());
+        match (shared, hashing) {
+            (0, 0) => log::info!("{folder} has no files to share; files that are put there will be shared"),
+            (0, hashing) => log::info!("hashing {} of {folder}", files(hashing)),
+            (shared, 0) => log::info!("sharing {} of {folder}", files(shared)),
+            (shared, hashing) => {
+                log::info!("sharing {} of {folder}, hashing {}", files(shared), files(hashing));
+            }
+        }
     }
 
     /// Scans the folder and hashes new files. Returns the pause before the next scan.
@@ -88,23 +106,27 @@ impl FolderWatch {
         let (small, large) = self.by_size(scan.to_hash);
         self.large.replace(large);
         let mut changes = Changes::new(&self.inner, small.len());
+        let watch = self.inner.watch.separate();
+        if !small.is_empty() {
+            let title = format!("hashing {}", counted(small.len() as u64, "file"));
+            watch.begin(&title, small.iter().map(|name| size(&self.inner, name)).sum(), 0);
+        }
         for name in small {
-            match hash(&self.inner, &name) {
+            match hash(&self.inner, &name, &*watch) {
                 Some(change) => changes.apply(change),
                 None if self.inner.shutdown.is_stopped() => break,
                 None => {}
             }
         }
+        watch.end();
         changes.finish();
         pause
     }
 
     /// Splits files into small and large ones, each the smallest first.
     fn by_size(&self, names: Vec<FileName>) -> (Vec<FileName>, Vec<FileName>) {
-        let folder = &self.inner.folder;
-        let size = |name: &FileName| folder.path_of(name).metadata().map_or(0, |metadata| metadata.len());
         let names = names.into_iter().filter(|name| Some(name) != self.own_log.as_ref());
-        let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&name), name)).collect();
+        let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&self.inner, &name), name)).collect();
         sized.sort_unstable();
         let large = sized.partition_point(|(size, _)| *size < LARGE_FILE_BYTES);
         let large = sized.split_off(large);
@@ -128,6 +150,11 @@ fn log_subfolders(inner: &Inner) {
 }
 
 impl LargeFiles {
+    /// Number of files that are not hashed yet.
+    fn unhashed(&self) -> usize {
+        lock(&self.names).len() + usize::from(self.is_hashing.load(Ordering::Relaxed))
+    }
+
     /// Replaces the queue by the files of a newer scan.
     fn replace(&self, names: Vec<FileName>) {
         let is_empty = names.is_empty();
@@ -141,9 +168,18 @@ impl LargeFiles {
 /// Hashes and offers large files until the shutdown.
 fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
     loop {
-        let next = lock(&large.names).pop_front();
+        let mut names = lock(&large.names);
+        let next = names.pop_front();
+        large.is_hashing.store(next.is_some(), Ordering::Relaxed);
+        drop(names);
         match next {
-            Some(name) => hash(inner, &name).into_iter().for_each(|change| apply(inner, change)),
+            Some(name) => {
+                let watch = inner.watch.separate();
+                watch.begin(&format!("hashing {name}"), size(inner, &name), 0);
+                let change = hash(inner, &name, &*watch);
+                watch.end();
+                change.into_iter().for_each(|change| apply(inner, change));
+            }
             None => crossbeam_channel::select! {
                 recv(inner.shutdown.signal()) -> _ => return,
                 recv(woken) -> _ => {}
@@ -155,9 +191,14 @@ fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
     }
 }
 
+/// Size of a file of the folder, bytes; 0 if it is not there.
+fn size(inner: &Inner, name: &FileName) -> u64 {
+    inner.folder.path_of(name).metadata().map_or(0, |metadata| metadata.len())
+}
+
 /// Hashes a file. `None` without a change, or after an error that is logged.
-fn hash(inner: &Inner, name: &FileName) -> Option<FolderChange> {
-    match inner.folder.hash(name, &|_| {}, &|| inner.shutdown.is_stopped()) {
+fn hash(inner: &Inner, name: &FileName, watch: &dyn Watch) -> Option<FolderChange> {
+    match inner.folder.hash(name, &|bytes| watch.advance(bytes), &|| inner.shutdown.is_stopped()) {
         Ok(change) => change,
         Err(_) if inner.shutdown.is_stopped() => None,
         Err(error) => {

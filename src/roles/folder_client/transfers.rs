@@ -17,7 +17,7 @@ use crate::protocol::tracker::FileSummary;
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
-use crate::report::watch::{FileProgress, Watch};
+use crate::report::watch::{DOWNLOADING, FileProgress, Watch};
 use crate::storage::SharedFolder;
 use crate::storage::shared_folder::FolderChange;
 use crate::sync::{RunningClock, lock};
@@ -203,13 +203,15 @@ impl Transfer {
 impl Watch for Transfer {
     fn begin(&self, title: &str, total: u64, done: u64) {
         let mut state = self.state();
-        state.checking = title == CHECKING_MD5;
+        state.checking = title.starts_with(CHECKING_MD5);
         if !state.checking {
             (state.total, state.done, state.resumed) = (total, done, done);
             state.began = Some(Instant::now());
         }
         drop(state);
-        self.watch.begin(&format!("{title} {}", self.wanted), total, done);
+        // The total of several downloads replaces this title by the name itself.
+        let is_named = title == DOWNLOADING && self.progress.is_none();
+        self.watch.begin(if is_named { &self.wanted } else { title }, total, done);
     }
 
     fn advance(&self, bytes: u64) {

@@ -86,7 +86,7 @@ impl Rendezvous {
     fn start(&self, listen: IpAddr) -> io::Result<SharedPortServer> {
         let Inner { offers, timeouts, threads, shutdown, .. } = &*self.0;
         let exposure = Exposure { public: is_public(listen), trust_advertised: false };
-        let rules = Rules { local: listen, exposure, ..Rules::default() };
+        let rules = Rules { exposure, ..Rules::default() };
         let tracker = Tracker::new(rules, fastrand::Rng::with_seed(draw() as u64), draw);
         SharedPortServer::start(ObservedTracker::new(tracker, offers.clone()), *timeouts, threads, shutdown)
     }

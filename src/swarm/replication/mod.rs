@@ -80,6 +80,7 @@ mod tests;
 pub use liveness::StorageOffer;
 pub use order::{DropReason, Order, VerifySummary};
 pub use owner::OwnCopyState;
+pub use repair::CopyProgress;
 pub use settings::Settings;
 
 use super::Moment;

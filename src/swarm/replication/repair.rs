@@ -3,9 +3,27 @@
 use super::ReplicationPlanner;
 use super::order::Order;
 use super::priority::Priority;
+use crate::content::FileId;
 use crate::swarm::Moment;
 use crate::swarm::token_bucket::TokenBucket;
 use std::time::Duration;
+
+/// Progress of the copies that are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Wanted copies of the chunks of the files with too few copies, and those that are there.
+    pub wanted: u64,
+    /// Copies that count among them.
+    pub present: u64,
+    /// Bytes of the copies that are missing.
+    pub left_bytes: u64,
+    /// Live volunteers.
+    pub volunteers: u64,
+    /// Files with too few copies.
+    pub files: u64,
+    /// One of them.
+    pub file: Option<FileId>,
+}
 
 /// Conditions under which copies may start, the rate limit of repair, and totals for the status.
 #[derive(Default, Debug)]
@@ -48,6 +66,31 @@ impl Repair {
 }
 
 impl ReplicationPlanner {
+    /// Bytes of all copies so far, and whether copies are running or waiting.
+    pub fn copied_bytes(&self) -> (u64, bool) {
+        let is_active = self.transfers.count() > 0 || self.files.counts.waiting > 0;
+        (self.repair.copied_bytes, is_active)
+    }
+
+    /// Progress of the files with too few copies. It visits each file.
+    pub fn copy_progress(&self) -> CopyProgress {
+        let replicas = self.settings.replicas as u64;
+        let volunteers = self.volunteers.iter().filter(|volunteer| volunteer.is_alive()).count() as u64;
+        let mut progress =
+            CopyProgress { wanted: 0, present: 0, left_bytes: 0, volunteers, files: 0, file: None };
+        for file in self.files.iter().filter(|file| file.counts.under_replicated > 0) {
+            let wanted = file.chunks.len() as u64 * replicas;
+            let present = file.counts.readable.min(wanted);
+            let left = u128::from(wanted - present) * u128::from(file.layout.size()) * u128::from(replicas);
+            progress.wanted += wanted;
+            progress.present += present;
+            progress.left_bytes += u64::try_from(left / u128::from(wanted.max(1))).unwrap_or(u64::MAX);
+            progress.files += 1;
+            progress.file = Some(file.id);
+        }
+        progress
+    }
+
     /// Whether any copy may start now.
     pub(super) fn may_copy(&self, now: Moment) -> bool {
         !self.repair.paused && now >= self.repair.no_copy_before

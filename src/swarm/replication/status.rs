@@ -43,7 +43,6 @@ impl ReplicationPlanner {
                 copied_bytes: self.repair.copied_bytes,
                 limit: self.settings.repair_limit,
             },
-            drops: Vec::new(),
             ..Status::default()
         }
     }

@@ -9,6 +9,7 @@ mod adoption;
 mod clones;
 mod commands;
 mod orders;
+mod progress;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
 use crate::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
 use adoption::{Adoption, Md5Votes};
+use progress::DistributionLog;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -86,6 +88,7 @@ pub struct Keeping {
     adopting: HashMap<FileId, Adoption>,
     /// The MD5 of adopted files according to their reporters.
     md5_votes: Md5Votes,
+    distribution_log: DistributionLog,
     /// The latest drop orders and deletions.
     drops: VecDeque<DropStatus>,
     /// Used for backoffs.
@@ -171,6 +174,7 @@ impl Tracker {
             clones: HashMap::new(),
             adopting: HashMap::new(),
             md5_votes: HashMap::new(),
+            distribution_log: DistributionLog::default(),
             drops: VecDeque::new(),
             random,
             reported_unknown: HashSet::new(),
@@ -429,10 +433,28 @@ impl Tracker {
         let Some(kept) = keeping.files.get(&file) else { return };
         let (complete, chunks) = keeping.planner.tracker_copy(file);
         let held = if complete { kept.file.chunks } else { chunks };
-        self.peers.registry.vouch(keeping.own, &kept.file, held);
-        for name in keeping.further_names.get(&file).into_iter().flatten() {
-            let file = FileSummary { name: name.clone(), ..kept.file.clone() };
-            self.peers.registry.vouch_also(keeping.own, &file, held);
+        if held > 0 {
+            self.peers.registry.vouch(keeping.own, &kept.file, held);
+            for name in keeping.further_names.get(&file).into_iter().flatten() {
+                let file = FileSummary { name: name.clone(), ..kept.file.clone() };
+                self.peers.registry.vouch_also(keeping.own, &file, held);
+            }
+            return;
+        }
+        self.peers.registry.retract(keeping.own, file, None);
+        // A file without any holder stays in the registry: a download then waits for its chunks.
+        if self.peers.registry.name_of(file).is_none() {
+            self.peers.registry.vouch(keeping.own, &kept.file, 0);
+        }
+    }
+
+    /// Keeps the files in the registry whose last holder has left.
+    pub(super) fn restore_own_entries(&mut self) {
+        let Some(keeping) = &self.keeping else { return };
+        for kept in keeping.files.values() {
+            if self.peers.registry.name_of(kept.file.id).is_none() {
+                self.peers.registry.vouch(keeping.own, &kept.file, 0);
+            }
         }
     }
 
@@ -449,6 +471,7 @@ impl Tracker {
     /// Turns the decisions of the planner into registry updates, messages and tasks.
     fn settle_keeping(&mut self, now: Moment) {
         let Some(keeping) = &mut self.keeping else { return };
+        let mut changed = HashSet::new();
         for (volunteer, file) in keeping.planner.changed_holdings() {
             let held = keeping.planner.held_by(volunteer, file);
             let Some(peer) = keeping.sessions.get(&volunteer) else { continue };
@@ -456,7 +479,12 @@ impl Tracker {
                 Some(kept) if held > 0 => self.peers.registry.vouch(*peer, &kept.file, held),
                 _ => self.peers.registry.retract(*peer, file, None),
             }
+            if keeping.planner.tracker_copy(file) == (false, 0) {
+                changed.insert(file);
+            }
         }
+        changed.into_iter().for_each(|file| self.update_own_entry(file));
+        let Some(keeping) = &mut self.keeping else { return };
         let mut verified = Vec::new();
         for order in keeping.planner.take_orders() {
             if let Order::Verified { file, summary } = order {
@@ -469,6 +497,7 @@ impl Tracker {
         if let Some((number, changes)) = keeping.planner.take_record(now) {
             self.effects.push(Effect::Task(ExecutorTask::Record { number, changes }));
         }
+        self.effects.extend(keeping.distribution_line(now).map(Effect::Note));
         verified.iter().for_each(|(file, summary)| self.report_verification(*file, summary));
     }
 
@@ -483,9 +512,13 @@ impl Tracker {
         }
     }
 
-    /// Status of volunteers, files and chunk sets.
-    pub(super) fn status(&self, now: Moment) -> Status {
-        let status = self.keeping.as_ref().map(|keeping| keeping.status(now)).unwrap_or_default();
-        Status { sets_known: self.sets.by_key.len() as u64, sets: self.set_statuses(now), ..status }
+    /// Status of volunteers and files; `None` if this tracker keeps no files.
+    pub(super) fn keeping_status(&self, now: Moment) -> Option<Status> {
+        self.keeping.as_ref().map(|keeping| keeping.status(now))
+    }
+
+    /// Whether this tracker keeps a file.
+    pub(super) fn keeps(&self, file: FileId) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.files.contains_key(&file))
     }
 }

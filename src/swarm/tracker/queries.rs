@@ -3,13 +3,16 @@
 use super::Tracker;
 use crate::content::{FileId, FileName, limits};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{FoundFile, TrackerResponse};
+use crate::protocol::status::{DaemonKind, Status};
+use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerResponse};
 use crate::swarm::Moment;
 use crate::swarm::agreement::Sealed;
+use crate::swarm::command::PeerEntry;
 use crate::swarm::listing::Listing;
 use crate::swarm::machine::{Effect, Origin};
 use crate::swarm::membership::{error, source};
 use crate::swarm::registry::PeerId;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 impl Tracker {
@@ -59,15 +62,11 @@ impl Tracker {
         None
     }
 
-    /// Sends the status of volunteers and files to a client on the same host, once per connection.
+    /// Sends the status, once per connection. The server has verified that the client is on the same host.
     pub(super) fn send_status(&mut self, now: Moment, origin: Origin) -> Option<TrackerResponse> {
-        let Origin::Connection(connection, from) = origin else {
+        let Origin::Connection(connection, _) = origin else {
             return Some(error(ErrorCode::Malformed, "the status needs a TCP connection"));
         };
-        let from = from.to_canonical();
-        if !from.is_loopback() && from != self.local.to_canonical() {
-            return Some(error(ErrorCode::Refused, "the status is available only on the tracker's own host"));
-        }
         if !self.status_connections.insert(connection) {
             return Some(error(
                 ErrorCode::Busy,
@@ -80,6 +79,28 @@ impl Tracker {
         let response = TrackerResponse::Status { length: payload.len() as u64 };
         self.effects.push(Effect::PushWith(connection, response, payload));
         None
+    }
+
+    /// Status of peers, files and volunteers.
+    pub(super) fn status(&mut self, now: Moment) -> Status {
+        let status = self.keeping_status(now);
+        let list = self.peer_list();
+        let peer = |peer: PeerEntry| PeerSummary { name: peer.name, address: peer.address.into() };
+        let local = Ipv4Addr::LOCALHOST.into();
+        let (holders, files) = (limits::LISTED_HOLDERS_MAX, limits::STATUS_FILES_MAX);
+        let (mut offered, all) = self.peers.registry.list(now, holders, files, local, &mut self.random);
+        let listed = offered.len();
+        offered.retain(|found| !self.keeps(found.file.id));
+        Status {
+            kind: if status.is_some() { DaemonKind::KeepingTracker } else { DaemonKind::Tracker },
+            peers_known: list.count,
+            peers: list.peers.into_iter().map(peer).collect(),
+            offered_known: (all - (listed - offered.len())) as u64,
+            offered_files: offered,
+            sets_known: self.sets.by_key.len() as u64,
+            sets: self.set_statuses(now),
+            ..status.unwrap_or_default()
+        }
     }
 
     /// Sends the manifest of a sealed set.

@@ -56,10 +56,17 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
 fn check(inner: &Inner) {
     for file in inner.store.files() {
         let chunks = file.unverified();
+        let layout = file.manifest().map(|manifest| manifest.layout().clone());
+        let bytes =
+            |index| layout.as_ref().and_then(|layout| layout.span(index)).map_or(0, |span| span.length);
+        let watch = inner.watch.separate();
+        let total = chunks.iter().map(|index| u64::from(bytes(*index))).sum();
+        watch.begin(&format!("checking {}", file.kept().file.name), total, 0);
         for index in chunks {
             if inner.shutdown.is_stopped() {
-                return;
+                return watch.end();
             }
+            watch.advance(bytes(index).into());
             match file.check(index) {
                 Ok(true) => inner.report(TaskOutcome::Stored(file.id(), index)),
                 // Reported by thread `damaged`.
@@ -69,6 +76,7 @@ fn check(inner: &Inner) {
                 }
             }
         }
+        watch.end();
     }
 }
 

@@ -86,7 +86,7 @@ impl Publisher {
 
     fn hash(&self, name: &FileName) -> Result<(), Halt> {
         let size = fs::metadata(self.folder.path().join(name.as_str())).map_or(0, |metadata| metadata.len());
-        let watch = &self.inner.watch;
+        let watch = self.inner.watch.separate();
         watch.begin(&format!("hashing {name}"), size, 0);
         let hashed = |bytes| watch.advance(bytes);
         let hashed = self.folder.hash(name, &hashed, &|| self.inner.shutdown.is_stopped());
@@ -192,7 +192,7 @@ impl Publisher {
     }
 
     fn md5(&self, file: &SharedFile) -> Result<Md5, StoreError> {
-        let watch = &self.inner.watch;
+        let watch = self.inner.watch.separate();
         watch.begin(&format!("MD5 of {}", file.name), file.size, 0);
         let hashed = |bytes| watch.advance(bytes);
         let md5 = file.file.md5(&hashed, &|| self.inner.shutdown.is_stopped());

@@ -62,9 +62,13 @@ impl Inner {
         let callbacks = VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop: &stop };
         part.check(Verify::Full, callbacks).map_err(|error| error.to_string())?;
         log::info!("recalling {name}, {} bytes", kept.file.size);
+        let watch = self.watch.separate();
+        watch.begin(&format!("recalling {name}"), kept.file.size, part.resumed_bytes());
         // Most of its chunks are right.
         let corrupt_file = corrupt.as_ref().and_then(|_| File::open(&path).ok()).map(Arc::new);
-        let assembled = self.assemble(kept, &part, from, corrupt_file.as_ref());
+        let stored = |bytes| watch.advance(bytes);
+        let assembled = self.assemble(kept, &part, from, corrupt_file.as_ref(), &stored);
+        watch.end();
         if assembled.is_err() {
             part.note().err().into_iter().for_each(|error| log::warn!("{error}"));
         }
@@ -94,13 +98,14 @@ impl Inner {
         }
     }
 
-    /// Collects the missing chunks in the part file.
+    /// Collects the missing chunks in the part file. `stored` is called with the length of each.
     fn assemble(
         &self,
         kept: &KeptFile,
         part: &PartFile,
         from: &[SocketAddr],
         corrupt: Option<&Arc<File>>,
+        stored: &dyn Fn(u64),
     ) -> Result<(), String> {
         let id = kept.file.id;
         let manifest = part.manifest().ok_or("the catalogue has no manifest of it")?;
@@ -132,6 +137,7 @@ impl Inner {
                 ));
             }
             part.store(index, expected.0, &bytes).map_err(|error| error.to_string())?;
+            stored(expected.1.into());
         }
         Ok(())
     }

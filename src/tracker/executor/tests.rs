@@ -36,7 +36,7 @@ const V: VolunteerNumber = VolunteerNumber(0);
 
 /// Records the titles of progress reports.
 #[derive(Default)]
-struct Titles(Mutex<Vec<String>>);
+struct Titles(Arc<Mutex<Vec<String>>>);
 
 impl Watch for Titles {
     fn begin(&self, title: &str, _: u64, _: u64) {
@@ -45,6 +45,9 @@ impl Watch for Titles {
     fn advance(&self, _: u64) {}
     fn note(&self, _: &str) {}
     fn end(&self) {}
+    fn separate(&self) -> Arc<dyn Watch> {
+        Arc::new(Self(self.0.clone()))
+    }
 }
 
 struct Running {

@@ -35,6 +35,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether the client is on this host: a connection from another host has another source address than the address
+    /// that it reaches.
+    pub(super) fn is_local(&self) -> bool {
+        let from = self.from.ip().to_canonical();
+        let reached = || self.stream.local_addr().is_ok_and(|reached| reached.ip().to_canonical() == from);
+        from.is_loopback() || reached()
+    }
+
     /// Returns the credit of one request, so that the reader may forward the next one.
     pub(super) fn handled(&self) {
         let _ = self.request_credit.try_recv();
@@ -265,6 +273,14 @@ mod tests {
         let (outbox, queued) = bounded(1_000_000);
         let (request_credit, queued_bytes) = (crossbeam_channel::never(), Arc::default());
         (Connection { from, outbox, limit: 1_000_000, request_credit, queued_bytes, stream }, queued)
+    }
+
+    #[test]
+    fn a_connection_from_another_address_is_not_local() {
+        let (mut connection, _queued) = connection();
+        assert!(connection.is_local());
+        connection.from = "10.0.0.9:1".parse().unwrap();
+        assert!(!connection.is_local());
     }
 
     #[test]

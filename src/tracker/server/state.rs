@@ -6,6 +6,8 @@ use super::dial_back::DialQueue;
 use super::udp_socket::Sender;
 use super::{Event, ExecutorChannels};
 use crate::content::limits;
+use crate::protocol::ErrorCode;
+use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
@@ -144,7 +146,17 @@ impl<M: Machine> State<M> {
                 if let Some(connection) = self.connections.get(&id) {
                     connection.handled();
                 }
-                self.machine.request(now, Origin::Connection(id, from.ip()), request)
+                let origin = Origin::Connection(id, from.ip());
+                let is_local = || self.connections.get(&id).is_some_and(Connection::is_local);
+                match request {
+                    TrackerRequest::Status if !is_local() => {
+                        let text = "the status is available only on the host of this program";
+                        let refusal =
+                            TrackerResponse::Error { code: ErrorCode::Refused, text: text.to_owned() };
+                        vec![Effect::Reply(origin, refusal)]
+                    }
+                    request => self.machine.request(now, origin, request),
+                }
             }
             Event::Closed(id) => {
                 self.connections.remove(&id);

@@ -56,7 +56,7 @@ fn new_changed_renamed_and_removed_files_are_detected() {
     let old = random_bytes(5, 3 * CHUNK_SIZE as usize);
     let holder = holder(dir, "holder", &[], at, &[]);
     let there = dir.join("holder");
-    holder.wait_for_text("sharing 0 files");
+    holder.wait_for_text(" has no files to share; files that are put there will be shared");
     getter(dir, "early", at, &["f"], &["--wait", "0"]).ends_with(3);
     // A member that waits for the file downloads it when it appears.
     let mut waits = getter(dir, "waits", at, &["f"], &["--wait", "100"]);

@@ -150,10 +150,11 @@ impl Terminal {
     }
 
     fn enter(&mut self, keys: &str) {
+        let last_row = self.input_row;
         self.input = keys.trim_end().to_owned();
         self.input_row = self.screen.0.lock().unwrap().cursor_row();
-        // The echo of Ctrl-C does not end its line.
-        self.prompt_row = if keys == INTERRUPT { self.input_row } else { self.input_row + 1 };
+        // Ctrl-C erases the lines that are redrawn in place: the prompt may be above them.
+        self.prompt_row = if keys == INTERRUPT { last_row } else { self.input_row } + 1;
         // The prompt of a program takes only Enter for the end of a line.
         self.keys.write_all(keys.replace('\n', "\r").as_bytes()).unwrap();
     }

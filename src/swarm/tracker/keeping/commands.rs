@@ -51,7 +51,7 @@ impl Tracker {
     }
 
     /// The registered peers. A volunteer is listed once.
-    fn peer_list(&self) -> PeerList {
+    pub(in crate::swarm::tracker) fn peer_list(&self) -> PeerList {
         let mut peers = BTreeMap::new();
         let own = self.keeping.as_ref().map(|keeping| keeping.own);
         let own = own.and_then(|own| self.peers.registry.peer(own));
@@ -234,7 +234,6 @@ impl Keeping {
     /// Carries out a command that needs only the planner.
     fn carry_out(&mut self, now: Moment, command: Command) -> Result<Answer, Answer> {
         match command {
-            Command::Status => Ok(Answer::Status { status: Box::new(self.status(now)) }),
             Command::Pause { on } => {
                 self.planner.pause(now, on);
                 let text =
@@ -261,7 +260,11 @@ impl Keeping {
             }
             Command::ForgetVolunteer { volunteer, yes } => self.forget_volunteer(now, &volunteer, yes),
             Command::Offload { file, dry_run } => self.offload(now, &file, dry_run),
-            Command::Peers | Command::Recall { .. } | Command::Verify { .. } | Command::Forget { .. } => {
+            Command::Status
+            | Command::Peers
+            | Command::Recall { .. }
+            | Command::Verify { .. }
+            | Command::Forget { .. } => {
                 Err(Answer::refused(Refusal::State, "the command needs the whole tracker"))
             }
         }
