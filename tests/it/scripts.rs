@@ -72,6 +72,17 @@ fn the_first_failed_command_gives_the_exit_code_and_the_others_are_executed() {
 }
 
 #[test]
+fn a_get_without_a_manager_gives_up_and_names_it() {
+    let place = place();
+    let dir = place.path();
+    let ours = subfolder(dir, "ours");
+    let mut client =
+        client_with_lines(dir, &ours, "get x.txt\n", &["--manager", "127.0.0.1:9", "--wait", "1"]);
+    client.ends_with(5);
+    client.wait_for_text("no list of peers from the manager on 127.0.0.1:9 for 10 s");
+}
+
+#[test]
 fn managers_and_trackers_take_piped_commands() {
     let place = place();
     let dir = place.path();
