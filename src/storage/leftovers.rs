@@ -221,7 +221,7 @@ mod tests {
         let listed = unfinished(path).unwrap();
         let named: Vec<&str> = listed.iter().map(|download| download.name.as_str()).collect();
         assert_eq!(named, [".hidden", "o", "active", "left"]);
-        assert_eq!(listed[3].progress.map(|(_, held, count)| (held, count)), Some((1, 1)));
+        assert_eq!(listed[3].progress.map(|(_, held, count)| (held, count)), Some((0, 1)));
         assert_eq!(listed[1].progress, None);
         let found = find(path).unwrap();
         let listed: Vec<_> =

@@ -471,6 +471,9 @@ mod tests {
         write(&path, owner(20), &durable(&[0, 1]), Kind::Durable, &mut turns).unwrap();
         let all = ResumeMaps { durable: map(20, &[0, 1]), written: map(20, &[0, 1, 2, 3]) };
         assert_eq!(usable(read(&path, owner(20))), (all, turns));
+        // Without the notes, which are of another boot.
+        assert_eq!(progress(&path, 5), Some((ID, 2, 20)));
+        assert_eq!(progress(&path, 6), None);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         // The next slot in turn is the older one: tearing it loses nothing.

@@ -72,6 +72,35 @@ fn the_first_failed_command_gives_the_exit_code_and_the_others_are_executed() {
 }
 
 #[test]
+fn a_get_without_a_manager_gives_up_and_names_it() {
+    let place = place();
+    let dir = place.path();
+    let ours = subfolder(dir, "ours");
+    let mut client =
+        client_with_lines(dir, &ours, "get x.txt\n", &["--manager", "127.0.0.1:9", "--wait", "1"]);
+    client.ends_with(5);
+    client.wait_for_text("no list of peers from the manager on 127.0.0.1:9 for 10 s");
+}
+
+#[test]
+fn managers_and_trackers_take_piped_commands() {
+    let place = place();
+    let dir = place.path();
+    for (program, lines, code, text) in [
+        ("manager", "peers\n", 0, "no peers are registered"),
+        ("manager", "peer\nquit\n", 2, "line 1 of standard input: unknown command peer; did you mean peers?"),
+        ("tracker", "peers\nquit\n", 0, "no peers are registered"),
+        ("tracker", "help\ndrain anna\n", 1, "line 2 of standard input: this tracker keeps no files"),
+    ] {
+        let file = write(dir, "commands", lines.as_bytes());
+        let script = format!("exec \"$0\" \"$@\" < {}", file.display());
+        let mut ended = Program::start_by(&["sh", "-c", &script], program, &["--listen", "127.0.0.1:0"], dir);
+        ended.ends_with(code);
+        ended.wait_for_text(text);
+    }
+}
+
+#[test]
 fn a_program_without_commands_on_its_input_runs_on() {
     let place = place();
     let dir = place.path();

@@ -430,7 +430,12 @@ pub(super) fn wait_for_peer_list(
     let mut clock = RunningClock::new();
     while !inner.is_ready() {
         if clock.now() >= timeout {
-            let text = format!("no list of peers from the manager for {} s", timeout.as_secs());
+            let manager = inner.config.manager.as_ref().map(|manager| format!(" on {manager}"));
+            let text = format!(
+                "no list of peers from the manager{} for {} s; start the manager, then repeat the command",
+                manager.unwrap_or_default(),
+                timeout.as_secs()
+            );
             return Err(RoleError::new(Fault::Unreachable, text));
         }
         if shutdown.wait(LIST_CHECK_INTERVAL) {
