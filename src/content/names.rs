@@ -22,9 +22,14 @@ pub enum NameError {
     /// The name is `.` or `..`, or that of a peer and consists of dots only.
     #[error("{0:?} is not the name of a file")]
     Dots(String),
-    /// The name contains a forbidden character; the last text lists all of them.
-    #[error("the name {0:?} contains {1:?}; a name has no {2}")]
-    Character(String, char, &'static str),
+    /// The name contains a forbidden character.
+    #[error("the name {0:?} contains {1:?}")]
+    Character(String, char),
+    /// The name of a peer or set contains a forbidden character.
+    #[error(
+        r#"the name {0:?} contains {1:?}; a name has no , / \ : * ? " < > |, tabs or control characters"#
+    )]
+    PeerCharacter(String, char),
     /// The name of trackers in event lines.
     #[error("the name {0:?} belongs to trackers")]
     Tracker(String),
@@ -139,16 +144,9 @@ fn check_length(text: &str, max: usize) -> Result<(), NameError> {
     }
 }
 
-/// Characters that no name contains.
-const NOT_IN_FILE_NAMES: &str = "/, control characters or bidirectional controls";
-/// Characters that the name of a peer or set does not contain.
-const NOT_IN_PEER_NAMES: &str = r#", / \ : * ? " < > |, tabs or control characters"#;
-
-fn refuse(text: &str, all: &'static str, bad: impl Fn(char) -> bool) -> Result<(), NameError> {
-    match text.chars().find(|&c| bad(c)) {
-        Some(c) => Err(NameError::Character(text.to_owned(), c, all)),
-        None => Ok(()),
-    }
+/// The first character of a text that is `bad`.
+fn first(text: &str, bad: impl Fn(char) -> bool) -> Option<char> {
+    text.chars().find(|&c| bad(c))
 }
 
 /// Whether a character is invisible but changes how a line is displayed, so that a name looks like another
@@ -162,10 +160,10 @@ fn is_deceptive(c: char) -> bool {
 
 fn check_file_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::FILE_NAME_MAX)?;
-    refuse(text, NOT_IN_FILE_NAMES, |c| c.is_control() || is_deceptive(c) || c == '/')?;
-    match text {
-        "." | ".." => Err(NameError::Dots(text.to_owned())),
-        _ => Ok(()),
+    match (text, first(text, |c| c.is_control() || is_deceptive(c) || c == '/')) {
+        (_, Some(c)) => Err(NameError::Character(text.to_owned(), c)),
+        ("." | "..", None) => Err(NameError::Dots(text.to_owned())),
+        (_, None) => Ok(()),
     }
 }
 
@@ -201,10 +199,13 @@ fn is_device(text: &str) -> bool {
 
 fn check_peer_name(text: &str) -> Result<(), NameError> {
     check_length(text, limits::PEER_NAME_MAX)?;
-    refuse(text, NOT_IN_PEER_NAMES, |c| {
+    let bad = |c: char| {
         let is_special = matches!(c, ',' | '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|');
         is_special || c.is_control() || is_deceptive(c) || (c.is_whitespace() && c != ' ')
-    })?;
+    };
+    if let Some(c) = first(text, bad) {
+        return Err(NameError::PeerCharacter(text.to_owned(), c));
+    }
     check_portable(text)
 }
 

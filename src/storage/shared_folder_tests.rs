@@ -339,8 +339,7 @@ fn pipes_and_invalid_names_are_skipped_once_with_a_reason() {
     let odd = fixture.folder.path().join(OsStr::from_bytes(b"z\xff"));
     fs::write(&odd, "x").unwrap();
     let skipped = [
-        "a\u{202e}b: the name \"a\\u{202e}b\" contains '\\u{202e}'; \
-         a name has no /, control characters or bidirectional controls",
+        "a\u{202e}b: the name \"a\\u{202e}b\" contains '\\u{202e}'",
         "pipe: not a regular file",
         "z\u{fffd}: the name is not UTF-8",
         "hash:",

@@ -235,11 +235,10 @@ mod tests {
         for (text, reason) in [
             ("shoal:1", "the ticket has no id of 64 hexadecimal digits"),
             ("../*", "the pattern \"../*\" contains '/', which no file name contains"),
-            ("../a", "the name \"../a\" contains '/'; a name has no /"),
+            ("../a", "the name \"../a\" contains '/'"),
             ("", "the name is empty"),
         ] {
-            let refused = text.parse::<Item>().unwrap_err().to_string();
-            assert!(refused.starts_with(reason), "{refused}");
+            assert_eq!(text.parse::<Item>().unwrap_err().to_string(), reason);
         }
     }
 

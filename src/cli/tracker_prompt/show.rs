@@ -437,7 +437,7 @@ mod tests {
         let text = all(&status);
         assert!(text.starts_with("peers       2 registered\nfiles       1 file, 1.0 MiB\n\nNAME "), "{text}");
         let reason = "x.bin: chunks may be missing: no peer has all 2 chunks, 2 peers with some of them\n";
-        assert!(text.ends_with(reason), "{text}");
+        assert!(text.ends_with(&format!("{reason}\nno chunk sets\n")), "{text}");
     }
 
     fn file() -> FileStatus {
