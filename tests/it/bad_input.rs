@@ -58,7 +58,7 @@ fn invalid_values_are_rejected() {
         ("tracker", &["--quorum", "0"]),
         ("tracker", &["--lease", "-1"]),
         ("tracker", &["--listen", "nonsense:x"]),
-        ("client", &["-folder", "f", "-transfer_port", "1", "-name", "a b"]),
+        ("client", &["-folder", "f", "-transfer_port", "1", "-name", "a "]),
         ("client", &["-folder", "f", "-transfer_port", "1", "-name", "a,b"]),
         ("client", &["-folder", "f", "-transfer_port", "1", "-name", "n", "-set", "../x"]),
         ("client", &[]),
