@@ -185,6 +185,7 @@ impl<M: Machine> World<M> {
             | Ask::Claim { token, .. }
             | Ask::Unclaim { token, .. }
             | Ask::WhereChunk { token, .. }
+            | Ask::Unreachable { token, .. }
             | Ask::SetStatus { token, .. }
             | Ask::Volunteer { token, .. } => (*token, true),
             _ => return None,
@@ -202,7 +203,7 @@ impl<M: Machine> World<M> {
             matches!((effect, origin), (Effect::PushWith(to, ..), Origin::Connection(id, _)) if *to == id)
         });
         match request {
-            Ask::Claim { .. } | Ask::Unclaim { .. } | Ask::Volunteer { .. } => {}
+            Ask::Claim { .. } | Ask::Unclaim { .. } | Ask::Unreachable { .. } | Ask::Volunteer { .. } => {}
             Ask::List | Ask::Manifest { .. } | Ask::Status => assert!(pushed, "{request:?} is not answered"),
             _ => panic!("{request:?} is not answered"),
         }

@@ -44,6 +44,8 @@ pub enum Ask {
     Unclaim(PeerNumber, Chunk),
     /// Looks up the holders of a chunk.
     Where(PeerNumber, Chunk),
+    /// Reports a chunk without a reachable holder.
+    Unreachable(PeerNumber, Chunk, u8),
     /// Requests the manifest of a sealed set.
     Manifest(u8),
     /// Sends a volunteer's report.
@@ -202,6 +204,12 @@ impl Ask {
             Ask::Where(peer, chunk) => {
                 TrackerRequest::WhereChunk { token: token(peer), set: chunk.key(), index: chunk.index() }
             }
+            Ask::Unreachable(peer, chunk, seconds) => TrackerRequest::Unreachable {
+                token: token(peer),
+                set: chunk.key(),
+                index: chunk.index(),
+                seconds: seconds.into(),
+            },
             Ask::Manifest(number) => TrackerRequest::Manifest { file: sealed(number.into()) },
             Ask::Volunteer(peer, act) => TrackerRequest::Volunteer { token: token(peer), act: act.request() },
             Ask::Status => TrackerRequest::Status,

@@ -53,9 +53,9 @@ pub enum LayoutError {
     /// More chunks than [`limits::CHUNKS_MAX`].
     #[error("{0} chunks are more than {max}; use larger chunks", max = limits::CHUNKS_MAX)]
     TooMany(u64),
-    /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`], so that only a chunk folder can hold it.
-    #[error("chunk {0} is larger than {max} bytes: only a chunk folder can hold it; download the set with client -folder \
-        PATH --join FILE", max = limits::CHUNK_SIZE_MAX)]
+    /// A chunk of a set is larger than [`limits::CHUNK_SIZE_MAX`], so that it is not received in memory.
+    #[error("chunk {0} is larger than {max} bytes: it is not kept in memory until it is verified; download it to a file \
+        (--out FILE)", max = limits::CHUNK_SIZE_MAX)]
     ChunkTooLarge(ChunkIndex),
     /// A chunk set without chunks.
     #[error("the chunk set has no chunks")]
@@ -170,7 +170,7 @@ impl Layout {
         }
     }
 
-    /// Checks that each chunk can be received in memory, as in a download of a file.
+    /// Checks that each chunk can be received in memory, as in a download to a stream.
     ///
     /// # Errors
     /// [`LayoutError::ChunkTooLarge`].

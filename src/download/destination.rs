@@ -10,7 +10,7 @@ use crate::net::{Shutdown, Threads};
 use crate::report::error::{Fault, RoleError};
 use crate::storage::stream::STDOUT;
 use crate::storage::{
-    ChunkSink, ChunkSource, DeviceFile, PartFile, Progress, StoreError, StoredChunk, StreamFile,
+    ChunkSink, ChunkSource, DeviceFile, LargeChunk, PartFile, Progress, StoreError, StoredChunk, StreamFile,
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::os::unix::fs::FileTypeExt as _;
@@ -271,6 +271,19 @@ impl ChunkSink for Destination {
             Self::File(part) => part.store(index, digest, bytes),
             Self::Stream(stream) => stream.store(index, digest, bytes),
             Self::Device(device) => device.store(index, digest, bytes),
+        }
+    }
+
+    fn begin(
+        &self,
+        index: ChunkIndex,
+        digest: Digest,
+        length: u32,
+    ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
+        match self {
+            Self::File(part) => part.begin(index, digest, length),
+            Self::Stream(stream) => stream.begin(index, digest, length),
+            Self::Device(device) => device.begin(index, digest, length),
         }
     }
 }

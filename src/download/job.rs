@@ -172,13 +172,16 @@ pub fn no_folder(path: &Path) -> RoleError {
 /// another process downloads the file to the same path, waits for its end; so for the reader of a FIFO.
 ///
 /// # Errors
-/// A different file exists, no free space, not confirmed, or the shutdown.
+/// A different file exists, no free space, not confirmed, a chunk is too large for a stream, or the shutdown.
 pub fn check_existing(
     order: &DownloadOrder,
     file: &Downloaded,
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<ExistingData, RoleError> {
+    if order.kind.is_stream() {
+        file.manifest.layout().check_fits_memory().map_err(StoreError::from)?;
+    }
     let destination = match order.kind {
         DestinationKind::File => return check_file(order, file, watch, shutdown),
         DestinationKind::Stdout => stream_of(file, StreamFile::stdout(file.manifest.clone())?),

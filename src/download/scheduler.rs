@@ -149,11 +149,15 @@ impl DownloadScheduler {
         shutdown: &Shutdown,
     ) -> Self {
         let (job, shutdown) = (Arc::new(job), shutdown.child());
+        let mut picker = Picker::new(done, all);
+        if job.longest > CHUNK_SIZE_MAX {
+            picker.wait_while_bytes_arrive();
+        }
         Self {
             longest: job.longest,
             verifier: Verifier::new(job.clone(), events.clone(), threads, &shutdown),
             job,
-            picker: Picker::new(done, all),
+            picker,
             candidates: BTreeMap::new(),
             aliases: HashMap::new(),
             live: HashMap::new(),

@@ -21,6 +21,7 @@ use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
 use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
 use crate::protocol::tracker::OfferedFile;
 use crate::protocol::{ErrorCode, PeerAddress};
+use crate::storage::LargeChunkOutcome;
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
@@ -126,18 +127,21 @@ impl PeerConnection {
         }
     }
 
-    /// Downloads a file's manifest and verifies it against the id.
+    /// Downloads the manifest of a file whose chunks are received in memory, and verifies it against the id.
+    ///
+    /// # Errors
+    /// The protocol version differs, the peer has no valid manifest of this file, or a chunk is above
+    /// [`CHUNK_SIZE_MAX`].
+    pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
+        let (manifest, _) = self.manifest_and_mode(file, shutdown)?;
+        let fits = manifest.layout().check_fits_memory();
+        fits.map(|()| manifest).map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
+    }
+
+    /// Downloads a manifest with chunks of any size, and the permission bits that the peer states.
     ///
     /// # Errors
     /// The protocol version differs, or the peer has no valid manifest of this file.
-    pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
-        self.manifest_and_mode(file, shutdown).map(|(manifest, _)| manifest)
-    }
-
-    /// Downloads a manifest as [`manifest`](Self::manifest) does, and the permission bits that the peer states.
-    ///
-    /// # Errors
-    /// As for [`manifest`](Self::manifest).
     pub fn manifest_and_mode(
         &mut self,
         file: FileId,
@@ -147,10 +151,8 @@ impl PeerConnection {
         match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, length, mode, .. } => {
                 let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
-                let manifest = Manifest::decode(file, size, chunk_size, &payload);
-                let fits = |manifest: &Manifest| manifest.layout().check_fits_memory();
-                manifest
-                    .and_then(|manifest| fits(&manifest).map(|()| (manifest, mode)).map_err(Into::into))
+                Manifest::decode(file, size, chunk_size, &payload)
+                    .map(|manifest| (manifest, mode))
                     .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
             PeerResponse::Error { code: ErrorCode::Replaced, text, .. } => Err(SourceError::Replaced(text)),
@@ -578,8 +580,11 @@ impl SourceReader {
             return Err(SourceError::BadChunk { index, bytes: length });
         }
         self.report(match chunk.finish()? {
-            true => SourceUpdate::Stored(Arrival { index, bytes: length }),
-            false => SourceUpdate::Refused(index),
+            LargeChunkOutcome::Stored => SourceUpdate::Stored(Arrival { index, bytes: length }),
+            LargeChunkOutcome::Unwanted => SourceUpdate::Refused(index),
+            LargeChunkOutcome::TakenOver => {
+                SourceUpdate::Unable { index, cause: "another source sends it".to_owned() }
+            }
         });
         Ok(())
     }

@@ -257,6 +257,18 @@ pub enum TrackerRequest {
         /// Index of the chunk.
         index: ChunkIndex,
     },
+    /// Reports that the client reaches no holder of an agreed chunk (TCP).
+    Unreachable {
+        /// Token from `registered`.
+        token: Token,
+        /// Key of the set.
+        #[serde(flatten)]
+        set: SetKey,
+        /// Index of the chunk.
+        index: ChunkIndex,
+        /// Time since which no holder has been connected, seconds.
+        seconds: u64,
+    },
     /// Requests the state of a set of which the client is a member (TCP).
     SetStatus {
         /// Token from `registered`.

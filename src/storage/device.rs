@@ -8,9 +8,10 @@
 use super::disk;
 use super::error::{self, StoreError};
 use super::hashing::{self, HashCallbacks};
+use super::in_place::{ChunkWriters, InPlaceFile};
 use super::progress::Progress;
 use super::verify::{Verify, VerifyCallbacks};
-use super::{ChunkSink, ChunkSource, StoredChunk};
+use super::{ChunkSink, ChunkSource, LargeChunk, StoredChunk};
 use crate::content::{Bitfield, ChunkIndex, Digest, Manifest, Md5};
 use crate::sync::lock;
 use rustix::fs::OFlags;
@@ -29,8 +30,8 @@ pub struct DeviceFile {
     manifest: Arc<Manifest>,
     progress: Progress,
     found: AtomicU64,
-    /// Held during a write: threads that wait for it in the kernel use up CPU time.
-    writing: Mutex<()>,
+    /// Locked during each write.
+    writers: Mutex<ChunkWriters>,
     /// A chunk was found to differ from its digest: no chunk is served.
     is_corrupt: AtomicBool,
 }
@@ -72,7 +73,7 @@ impl DeviceFile {
             progress: Progress::new(Bitfield::none(manifest.layout().count())),
             found: AtomicU64::new(0),
             manifest,
-            writing: Mutex::default(),
+            writers: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
         })
     }
@@ -149,6 +150,10 @@ impl DeviceFile {
         hashing::md5(&self.file, &self.path, size, HashCallbacks { hashed, stop })
     }
 
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        self.file.write_all_at(bytes, offset).map_err(error::io("write", &self.path))
+    }
+
     /// Makes all chunks durable. May take minutes.
     ///
     /// # Errors
@@ -204,12 +209,28 @@ impl ChunkSink for DeviceFile {
             return Err(error::invalid_input("write", &self.path, reason));
         }
         if !self.progress.has(index) {
-            let writing = lock(&self.writing);
-            self.file.write_all_at(bytes, span.offset).map_err(error::io("write", &self.path))?;
-            drop(writing);
+            let writers = lock(&self.writers);
+            self.write_at(bytes, span.offset)?;
+            drop(writers);
             self.progress.add(index);
         }
         Ok(true)
+    }
+
+    fn begin(
+        &self,
+        index: ChunkIndex,
+        _: Digest,
+        length: u32,
+    ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
+        let span = self.manifest.layout().span(index).filter(|span| span.length == length);
+        let file = InPlaceFile {
+            path: &self.path,
+            progress: &self.progress,
+            writers: &self.writers,
+            write_at: Box::new(|bytes, offset| self.write_at(bytes, offset)),
+        };
+        Ok(file.begin(index, span.ok_or(StoreError::Missing(index))?))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod error;
 mod folder_scan;
 mod free_space;
 mod hashing;
+mod in_place;
 pub mod leftovers;
 pub mod part;
 pub mod progress;
@@ -137,9 +138,20 @@ pub trait LargeChunk {
     /// The disk is full or fails.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Stores the chunk; **the caller has verified all its bytes**. The result is that of [`ChunkSink::store`].
+    /// Stores the chunk; **the caller has verified all its bytes**.
     ///
     /// # Errors
     /// The disk is full or fails.
-    fn finish(self: Box<Self>) -> Result<bool, StoreError>;
+    fn finish(self: Box<Self>) -> Result<LargeChunkOutcome, StoreError>;
+}
+
+/// Result of a [`LargeChunk`] whose bytes have all arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LargeChunkOutcome {
+    /// The chunk is stored, by this writer or another one.
+    Stored,
+    /// A chunk with this digest is no longer wanted.
+    Unwanted,
+    /// Another source sends the chunk, and its bytes replace those of this one.
+    TakenOver,
 }

@@ -18,9 +18,10 @@ pub use check::CheckResult;
 use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use super::hashing::{self, HashCallbacks};
+use super::in_place::{ChunkWriters, InPlaceFile};
 use super::progress::Progress;
 use super::resume_file::{self, Kind, Owner, ResumeMaps, Turns};
-use super::{ChunkSink, ChunkSource, StoredChunk};
+use super::{ChunkSink, ChunkSource, LargeChunk, StoredChunk};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, Md5};
 use crate::sync::lock;
 use names::{Opened, Paths, Wanted, path_refers_to};
@@ -64,9 +65,8 @@ pub struct PartFile {
     checking: Mutex<()>,
     /// The file system may report a failed write only at close.
     reports_at_close: bool,
-    /// Held during a write: the kernel serialises writes to one file, and threads that wait for it
-    /// there use up CPU time.
-    writing: Mutex<()>,
+    /// Locked during each write.
+    writers: Mutex<ChunkWriters>,
     /// A chunk was found to differ from its digest: no chunk is served.
     is_corrupt: AtomicBool,
     /// Size and modification time of the finished file; a file that differs is no longer served.
@@ -133,7 +133,7 @@ impl PartFile {
             listed: Mutex::new(listed),
             checking: Mutex::default(),
             reports_at_close,
-            writing: Mutex::default(),
+            writers: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
             stamp: OnceLock::new(),
         })
@@ -347,6 +347,15 @@ impl PartFile {
         });
     }
 
+    /// Writes bytes of a chunk; zeros become a hole.
+    fn write_at(&self, bytes: &[u8], offset: u64, zero: bool) -> Result<(), StoreError> {
+        let result = match zero && disk::punch_hole(&self.file, offset, bytes.len()) {
+            true => Ok(()),
+            false => self.file.write_all_at(bytes, offset),
+        };
+        result.map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))
+    }
+
     fn missing_bytes(&self) -> u64 {
         self.manifest.layout().size().saturating_sub(self.bytes_of(&self.progress.have().0))
     }
@@ -422,16 +431,28 @@ impl ChunkSink for PartFile {
         // Two threads may write the same chunk at once: both have verified bytes.
         if !self.progress.has(index) {
             let zero = disk::is_zero(bytes);
-            let writing = lock(&self.writing);
-            let result = match zero && disk::punch_hole(&self.file, span.offset, bytes.len()) {
-                true => Ok(()),
-                false => self.file.write_all_at(bytes, span.offset),
-            };
-            result.map_err(|source| error::write("write", &self.paths.part, self.missing_bytes())(source))?;
-            drop(writing);
+            let writers = lock(&self.writers);
+            self.write_at(bytes, span.offset, zero)?;
+            drop(writers);
             self.progress.add(index);
         }
         Ok(true)
+    }
+
+    fn begin(
+        &self,
+        index: ChunkIndex,
+        _: Digest,
+        length: u32,
+    ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
+        let span = self.manifest.layout().span(index).filter(|span| span.length == length);
+        let file = InPlaceFile {
+            path: &self.paths.part,
+            progress: &self.progress,
+            writers: &self.writers,
+            write_at: Box::new(|bytes, offset| self.write_at(bytes, offset, disk::is_zero(bytes))),
+        };
+        Ok(file.begin(index, span.ok_or(StoreError::Missing(index))?))
     }
 }
 

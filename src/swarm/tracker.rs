@@ -253,6 +253,13 @@ impl Tracker {
             Ask::WhereChunk { token, set, index } => self.as_member(now, token, origin, |this, id| {
                 this.in_set(id, set, index, |this, key| this.where_chunk(id, key, index))
             }),
+            Ask::Unreachable { token, set, index, seconds } => {
+                self.as_member(now, token, origin, |this, id| {
+                    this.in_set(id, set, index, |this, key| {
+                        this.note_unreachable(now, id, key, index, seconds)
+                    })
+                })
+            }
             Ask::SetStatus { token, set } => {
                 self.as_member(now, token, origin, |this, id| Some(this.member_set_status(now, id, &set)))
             }

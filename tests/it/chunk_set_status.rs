@@ -70,7 +70,7 @@ fn claim_without_serving(tracker: SocketAddr, name: &str) -> Wire {
 }
 
 #[test]
-fn an_agreed_chunk_without_a_reachable_holder_is_reported() {
+fn an_agreed_chunk_without_a_reachable_holder_is_reported_at_both_ends() {
     let place = place();
     let dir = place.path();
     let tracker = tracker(dir, &["--lease", "600"]);
@@ -78,6 +78,7 @@ fn an_agreed_chunk_without_a_reachable_holder_is_reported() {
     tracker.wait_for_text("the set default is agreed upon");
     let waits = client(dir, &chunk_folder(dir, "waits", 1, &[]), "waits", tracker.address(), &[]);
     waits.wait_for_text("chunk 1: no reachable holder for 3");
+    tracker.wait_for_text("set default: chunk 1: waits has reached no holder for 3");
 }
 
 #[test]

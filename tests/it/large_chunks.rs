@@ -1,8 +1,13 @@
 //! Chunk folders with chunks above 64 MiB, which no program holds in memory.
 
+use crate::common::wire::{FakePeer, Whole};
 use crate::common::*;
+use shoal::content::{Digest, Layout, Manifest};
 use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -58,8 +63,73 @@ fn chunks_above_64_mib_are_split_downloaded_after_a_kill_and_joined() {
         assert_eq!(names_in(folder).iter().filter(|name| name.ends_with(".tmp")).count(), 0);
     }
     assert_holds(&f2.join("chunk_1"), &expected[..expected.len() / 2]);
-    // A download as a file would hold each chunk in memory.
-    let mut leecher = leecher(&subfolder(dir, "there"), tracker.address(), &["default", "--wait", "1"]);
-    leecher.ends_with(3);
-    assert!(leecher.has_said("chunk 1 is larger than 67108864 bytes: only a chunk folder can hold it"));
+}
+
+/// The whole file of two chunks that differ: some random bytes in each, and zeros.
+fn whole() -> Whole {
+    let mut bytes = random_bytes(2, 1_000);
+    bytes.resize(WHOLE_BYTES as usize, 0);
+    let half = bytes.len() / 2;
+    bytes[half..][..1_000].copy_from_slice(&random_bytes(3, 1_000));
+    let digests = bytes.chunks(half).map(Digest::of).collect();
+    let layout = Layout::uneven([half as u32; 2]).unwrap();
+    Whole { manifest: Arc::new(Manifest::new(layout, digests).unwrap()), bytes: Arc::new(bytes) }
+}
+
+/// Two clients that hold the set completely.
+fn holders(dir: &Path, whole: &Whole, tracker: SocketAddr) -> [Program; 2] {
+    let chunks: Vec<&[u8]> = whole.bytes.chunks(whole.bytes.len() / 2).collect();
+    ["one", "two"].map(|name| {
+        let folder = chunk_folder(dir, name, 2, &[(1, chunks[0]), (2, chunks[1])]);
+        client(dir, &folder, name, tracker, &[])
+    })
+}
+
+/// Waits until bytes have been written to a part file, which is sparse.
+fn wait_for_bytes(part: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while !std::fs::metadata(part).is_ok_and(|part| part.blocks() > 0) {
+        assert!(Instant::now() < deadline, "nothing is written to {}", part.display());
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn sets_with_chunks_above_64_mib_are_downloaded_as_files() {
+    let place = place();
+    let dir = place.path();
+    let whole = whole();
+    let tracker = tracker(dir, &[]);
+    // At first, the only holder sends wrong bytes: the chunk stays missing, and other holders are asked for it.
+    let corrupt = FakePeer::sending_corrupt_chunks(&whole);
+    corrupt.announce(tracker.address(), "corrupt", &whole.summary("default"));
+    let first = subfolder(dir, "first");
+    let mut leecher_1 = leecher(&first, tracker.address(), &["default"]);
+    leecher_1.wait_for_text(&format!("banned {}", corrupt.address));
+    assert!(!first.join("default").exists());
+    let _holders = holders(dir, &whole, tracker.address());
+    leecher_1.wait_for_text("Successfully downloaded default");
+    assert!(leecher_1.peak_memory() < CLIENT_MEMORY_MAX, "{}", leecher_1.peak_memory());
+    leecher_1.ends_with(0);
+    assert_holds(&first.join("default"), &whole.bytes);
+
+    let second = subfolder(dir, "second");
+    let slow = ["default", "--download-limit", "8MiB"];
+    let mut killed = leecher(&second, tracker.address(), &slow);
+    wait_for_bytes(&second.join("default.part"));
+    killed.kill9();
+    leecher(&second, tracker.address(), &["default"]).ends_with(0);
+    assert_holds(&second.join("default"), &whole.bytes);
+    assert_eq!(names_in(&second).iter().filter(|name| name.contains("part")).count(), 0);
+
+    let third = subfolder(dir, "third");
+    let get = ["--tracker", &tracker.address().to_string(), "--get", "default", "--exit-when-complete"];
+    plain(dir, &third, "third", &get).ends_with(0);
+    assert_holds(&third.join("default"), &whole.bytes);
+
+    // A stream gets only verified bytes, which are kept in memory until then.
+    let mut stream = leecher(dir, tracker.address(), &["default", "--out", "-"]);
+    stream.ends_with(2);
+    assert!(stream.has_said("chunk 1 is larger than 67108864 bytes: it is not kept in memory"));
+    assert!(stream.stdout().is_empty());
 }

@@ -101,6 +101,10 @@ fn json_of_requests_is_fixed() {
         r#"{"type":"where_chunk","token":"TOKEN","set":"default","count":5,"index":4}"#,
     );
     exact(
+        Unreachable { token: TOKEN, set: set(), index: INDEX, seconds: 30 },
+        r#"{"type":"unreachable","token":"TOKEN","set":"default","count":5,"index":4,"seconds":30}"#,
+    );
+    exact(
         SetStatus { token: TOKEN, set: set() },
         r#"{"type":"set_status","token":"TOKEN","set":"default","count":5}"#,
     );

@@ -5,7 +5,9 @@ use crate::download::events::Expected;
 use crate::net::Threads;
 use crate::protocol::tracker::Claim;
 use crate::storage::chunk_folder::StagedChunk;
-use crate::storage::{ChunkFolder, ChunkSink, ChunkSource, HeldChunk, LargeChunk, StoreError};
+use crate::storage::{
+    ChunkFolder, ChunkSink, ChunkSource, HeldChunk, LargeChunk, LargeChunkOutcome, StoreError,
+};
 use crate::sync::{read, write};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use std::collections::HashMap;
@@ -83,17 +85,16 @@ impl FolderSink {
         agreed == Some(digest) && sealed.is_none_or(|sealed| sealed == digest)
     }
 
-    fn queue(&self, staged: StagedChunk) -> Result<bool, StoreError> {
+    fn queue(&self, staged: StagedChunk) -> Result<(), StoreError> {
         // The queue is closed only at the end of the client.
-        self.staged.send(staged).map_err(|_| StoreError::Stopped)?;
-        Ok(true)
+        self.staged.send(staged).map_err(|_| StoreError::Stopped)
     }
 }
 
 impl ChunkSink for FolderSink {
     fn store(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         match self.is_agreed(index, digest) {
-            true => self.queue(self.folder.stage(index, digest, bytes)?),
+            true => self.queue(self.folder.stage(index, digest, bytes)?).map(|()| true),
             false => Ok(false),
         }
     }
@@ -123,11 +124,14 @@ impl LargeChunk for LargeFolderChunk<'_> {
         self.staged.as_mut().map_or(Ok(()), |staged| staged.write(bytes))
     }
 
-    fn finish(self: Box<Self>) -> Result<bool, StoreError> {
+    fn finish(self: Box<Self>) -> Result<LargeChunkOutcome, StoreError> {
         let is_agreed = |chunk: HeldChunk| self.sink.is_agreed(chunk.index, chunk.digest);
         match self.staged {
-            Some(staged) if is_agreed(staged.chunk()) => self.sink.queue(staged),
-            _ => Ok(false),
+            Some(staged) if is_agreed(staged.chunk()) => {
+                self.sink.queue(staged)?;
+                Ok(LargeChunkOutcome::Stored)
+            }
+            _ => Ok(LargeChunkOutcome::Unwanted),
         }
     }
 }
@@ -216,7 +220,7 @@ mod tests {
             chunk.write(b"fir").unwrap();
             change();
             chunk.write(b"st").unwrap();
-            chunk.finish().unwrap()
+            chunk.finish().unwrap() == LargeChunkOutcome::Stored
         };
         assert!(!write(&|| agreed.set(index, Claim { sha256: second, size: 6 })));
         assert!(!write(&|| ()), "another hash is agreed from the start");

@@ -293,11 +293,12 @@ impl<'a> ChunkClient<'a> {
         }
     }
 
-    /// Logs agreed chunks that have had no reachable holder for a while.
+    /// Logs agreed chunks that have had no reachable holder for a while, and reports them to the tracker.
     fn log_unreachable(&mut self, unavailable: &[ChunkIndex], now: Moment) {
         let due = self.unreachable.due(unavailable, now);
         for (index, waited) in due.iter().take(LOGGED_CHUNKS_MAX) {
             log::info!("chunk {index}: no reachable holder for {} s", waited.as_secs());
+            self.requests.report_unreachable(*index, *waited);
         }
         let more = due.len().saturating_sub(LOGGED_CHUNKS_MAX);
         if more > 0 {

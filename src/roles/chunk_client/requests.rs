@@ -8,6 +8,7 @@ use crate::storage::HeldChunk;
 use crossbeam_channel::Sender;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Largest number of unanswered chunk lookups at the tracker.
 pub(super) const LOOKUPS_MAX: usize = 256;
@@ -104,6 +105,13 @@ impl RequestQueue {
         let Some(ActiveSession { token, .. }) = self.session else { return };
         self.outbox.push_back(TrackerRequest::Unclaim { token, set: self.set.clone(), index });
         self.lookups.push_back(index);
+    }
+
+    /// Reports that no holder of an agreed chunk has been connected for a time, while registered.
+    pub(super) fn report_unreachable(&mut self, index: ChunkIndex, waited: Duration) {
+        let Some(ActiveSession { token, .. }) = self.session else { return };
+        let (set, seconds) = (self.set.clone(), waited.as_secs());
+        self.outbox.push_back(TrackerRequest::Unreachable { token, set, index, seconds });
     }
 
     /// Requests the manifest of a sealed set.

@@ -1,6 +1,7 @@
-//! Reports on chunk sets: the chunks without an agreed hash and the reasons, and members of the same name.
+//! Reports on chunk sets: chunks without an agreed hash, agreed chunks without a reachable holder, equal names.
 
 use super::Tracker;
+use crate::content::ChunkIndex;
 use crate::protocol::set_report::{LastHolder, WaitingChunk};
 use crate::protocol::tracker::{SetKey, TrackerResponse};
 use crate::swarm::Moment;
@@ -119,6 +120,25 @@ impl Tracker {
             }
             self.sets.reports.schedule(now, &key);
         }
+    }
+
+    /// Logs that a member reaches no holder of an agreed chunk.
+    pub(super) fn note_unreachable(
+        &mut self,
+        now: Moment,
+        id: PeerId,
+        key: &SetKey,
+        index: ChunkIndex,
+        seconds: u64,
+    ) -> Option<TrackerResponse> {
+        let peer = self.peers.registry.peer(id)?;
+        let is_agreed = self.sets.by_key.get(key)?.agreed(index).is_some();
+        if is_agreed && self.sets.reports.may_log(now) {
+            let (set, name) = (&key.set, &peer.name);
+            let line = format!("set {set}: chunk {index}: {name} has reached no holder for {seconds} s");
+            self.effects.push(Effect::Note(line));
+        }
+        None
     }
 
     fn log_report(&mut self, now: Moment, key: &SetKey, chunks: &[WaitingChunk], more: u32) {

@@ -401,6 +401,26 @@ fn two_sets_of_the_same_content_are_independent() {
 }
 
 #[test]
+fn chunks_without_a_reachable_holder_are_logged_up_to_a_limit() {
+    let mut tracker = tracker();
+    let [a, b] = [1, 2].map(|number| member(&mut tracker, number));
+    let token = member(&mut tracker, 3);
+    let report = |tracker: &mut Tracker, now, index| {
+        let request =
+            TrackerRequest::Unreachable { token, set: key(), index: ChunkIndex(index), seconds: 31 };
+        tracker.request(at(now), connection(3), request)
+    };
+    assert_eq!(report(&mut tracker, 1, 0), [], "no hash is agreed");
+    claims(&mut tracker, 1, a, 0, 1);
+    claims(&mut tracker, 2, b, 0, 1);
+    let line = "set default: chunk 1: peer3 has reached no holder for 31 s";
+    assert_eq!(report(&mut tracker, 1, 0), [Effect::Note(line.to_owned())]);
+    assert_eq!(code(&report(&mut tracker, 1, 2)), Some(ErrorCode::Malformed));
+    let logged = (0..1_000).filter(|_| !report(&mut tracker, 2, 0).is_empty()).count();
+    assert!((1..100).contains(&logged), "{logged}");
+}
+
+#[test]
 fn a_member_with_another_chunk_count_is_told_of_the_other_sets() {
     let mut tracker = tracker();
     member(&mut tracker, 1);
