@@ -180,6 +180,8 @@ def start(case, setting, options, started, left):
             continue
         contender = kind(setting)
         if reason := contender.lacks():
+            if isinstance(contender, contenders.Shoal):
+                sys.exit(f"{kind.name}: {reason}")
             left[kind.name] = reason
             continue
         started.append(contender)
@@ -187,9 +189,9 @@ def start(case, setting, options, started, left):
             contender.start()
         except RuntimeError as error:
             started.pop().stop()
-            left[kind.name] = str(error).splitlines()[0]
             if isinstance(contender, contenders.Shoal):
                 raise
+            left[kind.name] = str(error).splitlines()[0]
     for name, reason in left.items():
         say(f"{name} is left out: {reason}")
 
@@ -288,6 +290,7 @@ def main():
         build()
     options.binaries = os.path.abspath(options.binaries or RELEASE)
     options.before = options.before and os.path.abspath(options.before)
+    measured = 0
     for key in options.case:
         for file_system in options.file_system:
             root = getattr(options, file_system)
@@ -296,10 +299,12 @@ def main():
                 continue
             text = section(key, file_system, root, options)
             print(text + "\n", flush=True)
+            measured += 1
             if not options.dry:
                 page = merged(options.results, [text])
                 with open(options.results, "w") as file:
                     file.write(page)
+    sys.exit(0 if measured else "no case was measured")
 
 
 if __name__ == "__main__":
