@@ -1,11 +1,13 @@
 """Programs that `link` compares: commands that start the senders and download the file.
 
-All read the same source file and write to the same folder. The torrent file and the BitTorrent tracker are made here,
-so that no other program takes part.
+All read the source and write the target on one file system. The BitTorrent programs seed a copy of the source, because
+rqbit opens the file for writing, and a seeder of shoal then hashes it again. The torrent file and the BitTorrent tracker
+are made here.
 """
 
-import hashlib, http.server, os, shutil, socket, subprocess, sys, threading
-from rig import ROOT, Server, free_port, run
+import hashlib, http.server, os, shlex, shutil, socket, subprocess, sys, threading
+from dataclasses import dataclass, field
+from rig import Server, free_port, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PIECE = 512 * 1024
@@ -15,24 +17,42 @@ def which(name):
     return shutil.which(name) or next((path for path in (f"/usr/sbin/{name}",) if os.path.exists(path)), None)
 
 
+@dataclass
+class Setting:
+    """Conditions of one case, the same for all programs."""
+    folder: str                     # of configuration and output
+    source: str
+    binaries: str                   # folder of the release binaries
+    before: str = ""                # folder of the release binaries of another version
+    seeders: int = 1
+    chunk: str = ""                 # chunk size; the seeder's default if empty
+    upload_bytes_s: int = 0         # upload limit; 0 is none
+    exists: bool = False            # another file is at the target path
+    address: str = "127.0.0.1"      # of the servers
+    at_server: list = field(default_factory=list)   # words before each command of a server
+    at_client: list = field(default_factory=list)   # words before each command of a receiver
+
+
 class Contender:
     """A program or a sequence of programs. `start` starts the senders; `steps` are measured."""
 
-    name, checks, many = "", "", False
+    name, checks, needs = "", "", []
+    # The output that ends the measured time; the exit of the last program if empty.
+    result = b""
 
-    def __init__(self, folder):
-        self.folder = os.path.join(folder, type(self).__name__.lower())
+    def __init__(self, setting):
+        self.setting, self.source, self.address = setting, setting.source, setting.address
+        self.folder = os.path.join(setting.folder, type(self).__name__.lower())
         os.makedirs(self.folder, exist_ok=True)
         self.servers = []
 
     def lacks(self):
-        """The first required program that is not installed; `None` if all are."""
-        return next((program for program in self.needs() if which(program) is None), None)
-
-    def needs(self):
-        return []
+        """The reason why this program cannot run; `None` if it can."""
+        missing = next((program for program in self.needs if which(program) is None), None)
+        return missing and f"{missing} is not installed"
 
     def serve(self, words, label):
+        words = [*self.setting.at_server, *words]
         server = Server(words, os.path.join(self.folder, f"{label}.out"), self.folder)
         self.servers.append(server)
         return server
@@ -43,7 +63,7 @@ class Contender:
             file.write(text)
         return path
 
-    def start(self, source, seeders):
+    def start(self):
         raise NotImplementedError
 
     def steps(self, out):
@@ -54,7 +74,8 @@ class Contender:
         """One measured run; the received file is at the returned path."""
         before = [server.cpu() for server in self.servers]
         steps, path = self.steps(out)
-        cost = run(steps, os.path.join(self.folder, "fetch.out"), self.folder)
+        steps = [[*self.setting.at_client, *words] for words in steps]
+        cost = run(steps, os.path.join(self.folder, "fetch.out"), self.folder, self.result)
         cost.cpu_servers = sum(server.cpu() for server in self.servers) - sum(before)
         cost.peak_servers = max(server.peak() for server in self.servers)
         return cost, path
@@ -66,96 +87,124 @@ class Contender:
 
 
 class Shoal(Contender):
-    name, checks, many = "shoal", "SHA-256", True
+    name, checks, result = "shoal", "SHA-256", b"Successfully downloaded"
+
+    def binaries(self):
+        return self.setting.binaries
+
+    def lacks(self):
+        missing = next((name for name in ("tracker", "seeder", "leecher") if not os.path.exists(self.binary(name))), None)
+        return missing and f"{self.binary(missing)} does not exist"
 
     def binary(self, name):
-        return os.path.join(ROOT, "target", "release", name)
+        return os.path.join(self.binaries(), name)
 
-    def start(self, source, seeders):
-        log = ["--log-file", os.path.join(self.folder, "logs.log")]
-        tracker = self.serve([self.binary("tracker"), "--listen", "127.0.0.1:0", *log], "tracker")
+    def start(self):
+        setting, self.log = self.setting, ["--log-file", os.path.join(self.folder, "logs.log")]
+        tracker = self.serve([self.binary("tracker"), "--listen", f"{self.address}:0", *self.log], "tracker")
         self.tracker = tracker.wait_for(r"tracker listening on ([0-9.:]+)").group(1).rstrip(",")
-        self.source = source
-        for number in range(seeders):
-            words = [self.binary("seeder"), "-f", source, "-p", "0", "--tracker", self.tracker, *log]
+        chunk = ["--chunk-size", setting.chunk] if setting.chunk else []
+        limit = ["--upload-limit", str(setting.upload_bytes_s)] if setting.upload_bytes_s else []
+        for number in range(setting.seeders):
+            words = [self.binary("seeder"), "-f", self.source, "-p", "0", "--listen", self.address, "--tracker",
+                     self.tracker, *chunk, *limit, *self.log]
             self.serve(words, f"seeder{number}").wait_for("registered with the tracker")
-        self.log = log
 
     def steps(self, out):
         words = [self.binary("leecher"), os.path.basename(self.source), "--tracker", self.tracker, "--out", out, "-q"]
-        return [[*words, *self.log]], out
+        return [[*words, *(["--overwrite"] if self.setting.exists else []), *self.log]], out
+
+
+class ShoalBefore(Shoal):
+    name = "shoal before"
+
+    def binaries(self):
+        return self.setting.before
 
 
 class Bare(Contender):
-    name, checks, many = "bare loop", "SHA-256", True
+    name, checks = "bare loop", "SHA-256"
 
-    def start(self, source, seeders):
-        self.size = os.path.getsize(source)
-        bare = [os.path.join(ROOT, "target", "release", "examples", "bare")]
+    def binary(self):
+        return os.path.join(self.setting.binaries, "examples", "bare")
+
+    def lacks(self):
+        return None if os.path.exists(self.binary()) else f"{self.binary()} does not exist"
+
+    def start(self):
         self.addresses = []
-        for number in range(seeders):
-            sender = self.serve([*bare, "send", source], f"send{number}")
+        for number in range(self.setting.seeders):
+            sender = self.serve([self.binary(), "send", self.source], f"send{number}")
             self.addresses.append(sender.wait_for(r"([0-9.]+:\d+)\n").group(1))
         # With one sender two connections to it, so that there is a thread for each core.
-        self.addresses *= 2 if seeders == 1 else 1
-        self.bare = bare
+        self.addresses *= 2 if self.setting.seeders == 1 else 1
 
     def steps(self, out):
-        return [[*self.bare, "receive", out, str(self.size), *self.addresses]], out
+        return [[self.binary(), "receive", out, str(os.path.getsize(self.source)), *self.addresses]], out
 
 
 class Curl(Contender):
-    name, checks = "nginx + curl + openssl", "SHA-256, afterwards"
-    verify = True
+    name, checks, needs = "nginx + curl + openssl", "SHA-256, afterwards", ["nginx", "curl", "openssl"]
 
-    def needs(self):
-        return ["nginx", "curl", "openssl"] if self.verify else ["nginx", "curl"]
-
-    def start(self, source, seeders):
-        self.port, self.source = free_port(), source
+    def start(self):
+        port = free_port()
         user = "user root;" if os.geteuid() == 0 else ""
+        limit = f"limit_rate {self.setting.upload_bytes_s};" if self.setting.upload_bytes_s else ""
         config = self.file("nginx.conf", f"""
             daemon off; {user} worker_processes auto; pid {self.folder}/nginx.pid; error_log stderr;
             events {{ worker_connections 64; }}
-            http {{ access_log off; sendfile on; tcp_nopush on;
-              server {{ listen 127.0.0.1:{self.port}; root {os.path.dirname(source)}; }} }}
+            http {{ access_log off; sendfile on; tcp_nopush on; {limit}
+              server {{ listen {self.address}:{port}; root {os.path.dirname(self.source)}; }} }}
         """)
         words = [which("nginx"), "-p", self.folder, "-c", config, "-e", "stderr"]
-        self.serve(words, "nginx").wait_for_port(self.port)
+        self.serve(words, "nginx").wait_for_port(port)
+        self.url = f"http://{self.address}:{port}/{os.path.basename(self.source)}"
+
+    def curl(self, *words):
+        return ["curl", "-s", "-S", "-f", *words, self.url]
 
     def steps(self, out):
-        url = f"http://127.0.0.1:{self.port}/{os.path.basename(self.source)}"
-        steps = [["curl", "-s", "-S", "-f", "-o", out, url]]
-        if self.verify:
-            steps.append(["openssl", "dgst", "-sha256", out])
-        return steps, out
+        return [self.curl("-o", out), ["openssl", "dgst", "-sha256", out]], out
+
+
+class CurlPiped(Curl):
+    name, checks = "nginx + curl, tee, openssl", "SHA-256, piped"
+    needs = [*Curl.needs, "tee"]
+
+    def steps(self, out):
+        script = f"{shlex.join(self.curl())} | tee {shlex.quote(out)} | openssl dgst -sha256"
+        return [["sh", "-c", script]], out
 
 
 class CurlAlone(Curl):
-    name, checks, verify = "nginx + curl", "nothing", False
+    name, checks, needs = "nginx + curl", "nothing", ["nginx", "curl"]
+
+    def steps(self, out):
+        return [self.curl("-o", out)], out
 
 
 class Rsync(Contender):
-    name, checks = "rsync daemon", "its own sum of the whole"
+    name, checks, needs = "rsync daemon", "its own sum of the whole", ["rsync"]
 
-    def needs(self):
-        return ["rsync"]
-
-    def start(self, source, seeders):
-        self.port, self.source = free_port(), source
+    def start(self):
+        self.port = free_port()
         config = self.file("rsyncd.conf", f"""
 use chroot = no
-address = 127.0.0.1
+address = {self.address}
 log file = {self.folder}/rsyncd.log
 [files]
-path = {os.path.dirname(source)}
+path = {os.path.dirname(self.source)}
 {"uid = root" if os.geteuid() == 0 else ""}
 """)
         words = ["rsync", "--daemon", "--no-detach", f"--port={self.port}", f"--config={config}"]
         self.serve(words, "rsync").wait_for_port(self.port)
 
     def steps(self, out):
-        return [["rsync", f"rsync://127.0.0.1:{self.port}/files/{os.path.basename(self.source)}", out]], out
+        # An existing target is replaced whole, as by the other programs.
+        whole = ["--whole-file", "--ignore-times"] if self.setting.exists else []
+        limit = [f"--bwlimit={self.setting.upload_bytes_s / 1024:.2f}K"] if self.setting.upload_bytes_s else []
+        url = f"rsync://{self.address}:{self.port}/files/{os.path.basename(self.source)}"
+        return [["rsync", *whole, *limit, url, out]], out
 
 
 def bencode(value):
@@ -170,22 +219,22 @@ def bencode(value):
 class Torrent(Contender):
     """Common parts of BitTorrent programs: the torrent file, and a tracker that names the seeders."""
 
-    checks, many = "SHA-1", True
+    checks = "SHA-1"
 
-    def start(self, source, seeders):
-        self.source, self.ports = source, []
+    def start(self):
+        self.source, self.ports = shutil.copy(self.source, self.folder), []
         self.tracker = self.announce()
         digests = b""
-        with open(source, "rb") as file:
+        with open(self.source, "rb") as file:
             while piece := file.read(PIECE):
                 digests += hashlib.sha1(piece).digest()
-        name, size = os.path.basename(source), os.path.getsize(source)
+        name, size = os.path.basename(self.source), os.path.getsize(self.source)
         info = {"length": size, "name": name, "piece length": PIECE, "pieces": digests}
         announce = f"http://127.0.0.1:{self.tracker.server_address[1]}/announce"
         self.torrent = os.path.join(self.folder, "file.torrent")
         with open(self.torrent, "wb") as file:
             file.write(bencode({"announce": announce, "info": info}))
-        for number in range(seeders):
+        for number in range(self.setting.seeders):
             port = free_port()
             self.seed(number, port)
             self.ports.append(port)
@@ -203,7 +252,7 @@ class Torrent(Contender):
                     self.end_headers()
                     self.wfile.write(body)
                 except OSError:
-                    pass  # Who says goodbye does not wait for the answer.
+                    pass  # A program that ends does not wait for the response.
 
             def log_message(self, *_):
                 pass
@@ -224,12 +273,9 @@ class Torrent(Contender):
 
 
 class Aria2(Torrent):
-    name = "aria2"
+    name, needs = "aria2", ["aria2c"]
     common = ["--enable-dht=false", "--bt-enable-lpd=false", "--file-allocation=none", "--no-conf",
               "--console-log-level=warn", "--allow-overwrite=true"]
-
-    def needs(self):
-        return ["aria2c"]
 
     def seed(self, number, port):
         folder = os.path.dirname(self.source)
@@ -252,7 +298,7 @@ class Libtorrent(Torrent):
             if subprocess.run([python, "-c", "import libtorrent"], capture_output=True).returncode == 0:
                 self.python = python
                 return None
-        return "python3-libtorrent"
+        return "python3-libtorrent is not installed"
 
     def seed(self, number, port):
         folder = os.path.dirname(self.source)
@@ -265,10 +311,7 @@ class Libtorrent(Torrent):
 
 
 class Rqbit(Torrent):
-    name = "rqbit"
-
-    def needs(self):
-        return ["rqbit"]
+    name, needs = "rqbit", ["rqbit"]
 
     def common(self, port):
         return ["rqbit", "--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", "--http-api-listen-addr",
@@ -286,4 +329,8 @@ class Rqbit(Torrent):
         return [words], path
 
 
-ALL = [Shoal, Bare, Curl, CurlAlone, Rsync, Aria2, Libtorrent, Rqbit]
+# Programs that every case of plain downloads compares.
+PLAIN = [Shoal, ShoalBefore, Curl, CurlPiped, Rsync]
+FAST = [*PLAIN, Bare, Rqbit]
+SMALL = [*FAST, CurlAlone]
+TORRENT = [Shoal, ShoalBefore, Rqbit, Aria2, Libtorrent]

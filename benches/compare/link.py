@@ -1,36 +1,99 @@
 #!/usr/bin/env python3
-"""One leecher, one seeder or three: shoal compared with other programs, over loopback.
+"""One leecher, one seeder or three: shoal compared with other programs, on tmpfs and on ext4.
 
-    benches/compare/link.py                          # everything that is installed, five rounds, results/link.{md,svg}
-    benches/compare/link.py --rounds 3 --only shoal,rsync --sections one,small --dry
+    benches/compare/link.py                          # one and three seeders on both file systems, seven rounds
+    benches/compare/link.py --case all               # all cases
+    benches/compare/link.py --case one,chunk-4m --file-system ext4 --only shoal,rsync --rounds 3 --dry
+    benches/compare/link.py --case link --before /tmp/old    # also the programs of another version
 
-Builds the release binaries, makes a file of random bytes, starts the senders, and then in each round lets every
-program download the file once, so that slow phases of the machine affect all programs alike. Whole processes are
-timed, from start to exit. Each received file is compared with the source by its SHA-256 and removed. Everything that
-was started is ended, and all files that it made are removed.
+Builds the release binaries (unless --binaries names them), and for each case and file system makes a file of random
+bytes, starts the senders, and lets every program download the file once in each round, in rotating order. Before each
+run, memory is written and freed, so that all programs get memory that the host has already provided. Each received
+file is compared with the source by its SHA-256 and removed. All started programs are ended, and all files removed.
+Case link needs root, `ip` and `tc`.
 """
 
-import argparse, hashlib, os, shutil, signal, subprocess, sys, tempfile, time
+import argparse, functools, hashlib, os, re, shutil, signal, subprocess, sys, tempfile, time
 sys.dont_write_bytecode = True
-import contenders, rig
-from rig import GIBIBYTE, MEBIBYTE, ROOT, Results, Server, say
+import contenders, link_single, rig, shaped
+from contenders import FAST, PLAIN, SMALL, TORRENT, Setting
+from dataclasses import dataclass, field
+from link_results import Results, merged, size_of
+from rig import GIBIBYTE, MEBIBYTE, ROOT, say
 
-RESULTS = os.path.join(ROOT, "benches", "results")
-SECTIONS = ["one", "small", "three", "publish", "large"]
-OURS = contenders.Shoal.name
-BARE = os.path.join(ROOT, "target", "release", "examples", "bare")
+RESULTS = os.path.join(ROOT, "benches", "results", "link.md")
+RELEASE = os.path.join(ROOT, "target", "release")
+FILE_SYSTEMS = ["tmpfs", "ext4"]
+# More than the largest packet that TCP makes, as in fanout.py.
+TBF_BURST = "80kb"
+
+
+@dataclass(frozen=True)
+class Case:
+    title: str
+    programs: list = field(default_factory=lambda: PLAIN)
+    seeders: int = 1
+    divisor: int = 1        # the file has --size divided by this
+    size: int = 0           # bytes of the file, in place of --size
+    rounds: int = 1         # factor of --rounds
+    chunk: str = ""
+    upload_bytes_s: int = 0
+    link_mbit_s: int = 0
+    exists: bool = False    # another file of the same size is at the target path
+
+    def bytes(self, options):
+        return self.size or options.size * MEBIBYTE // self.divisor
+
+    def least(self, size):
+        """The time in seconds that the limit or the link leaves possible; 0 without."""
+        rate = self.upload_bytes_s or self.link_mbit_s * 1e6 / 8
+        return size / rate if rate else 0.0
+
+
+CASES = {
+    "one": Case("one seeder", FAST),
+    "three": Case("three seeders, of nginx and rsync one server", FAST, seeders=3),
+    "overwrite": Case("one seeder, an existing file is replaced", exists=True),
+    "chunk-64k": Case("one seeder, chunks of 64 KiB", chunk="64KiB"),
+    "chunk-512k": Case("one seeder, chunks of 512 KiB", chunk="512KiB"),
+    "chunk-4m": Case("one seeder, chunks of 4 MiB", chunk="4MiB"),
+    "upload-limit": Case("one seeder with an upload limit of 100 MB/s", divisor=4, upload_bytes_s=100_000_000),
+    "link": Case("one seeder, a link of 100 Mbit/s", divisor=16, link_mbit_s=100),
+    "small": Case("one seeder", SMALL, size=MEBIBYTE, rounds=4),
+    "torrent": Case("three seeders, BitTorrent programs", TORRENT, seeders=3),
+}
+SINGLE = {"publish": "publishing", "large": "10 GiB from three seeders"}
+MAIN = ["one", "three"]
+
+
+def listed(choices):
+    """Parses a list with commas of some of these words; `all` is all of them."""
+    def parse(text):
+        words = list(choices) if text == "all" else text.split(",")
+        if wrong := [word for word in words if word not in choices]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(choices)}, all")
+        return words
+    return parse
 
 
 def flags():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=1024, metavar="MiB", help="size of the large file")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="which of " + ",".join(SECTIONS))
+    cases = [*CASES, *SINGLE]
+    parser.add_argument("--case", type=listed(cases), default=MAIN, metavar="CASE,...",
+                        help=f"cases: {', '.join(cases)}, all (default: {','.join(MAIN)})")
+    parser.add_argument("--file-system", type=listed(FILE_SYSTEMS), default=FILE_SYSTEMS, metavar="TYPE,...",
+                        help="tmpfs, ext4 (default: both)")
+    parser.add_argument("--tmpfs", default="/dev/shm", metavar="DIR", help="folder on tmpfs (default: /dev/shm)")
+    parser.add_argument("--ext4", default="/var/tmp", metavar="DIR", help="folder on ext4 (default: /var/tmp)")
     parser.add_argument("--only", default="", metavar="NAME,...", help="only programs whose name contains one of these")
-    parser.add_argument("--dir", default="/dev/shm", help="where the source and all received files are")
-    parser.add_argument("--large-dir", default="/var/tmp", help="where the file of 10 GiB is received")
-    parser.add_argument("--no-build", action="store_true", help="the release binaries are there")
-    parser.add_argument("--dry", action="store_true", help="print, and leave the results as they are")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each case (default: 7)")
+    parser.add_argument("--size", type=int, default=1024, metavar="MiB", help="size of the file (default: 1024)")
+    parser.add_argument("--warm", type=float, default=6, metavar="GiB",
+                        help="memory that is written and freed before each run (default: 6)")
+    parser.add_argument("--binaries", metavar="DIR", help="folder of the release binaries; they are not built")
+    parser.add_argument("--before", default="", metavar="DIR", help="release binaries of another version, to compare")
+    parser.add_argument("--results", default=RESULTS, metavar="FILE", help="page of the results")
+    parser.add_argument("--dry", action="store_true", help="print the results without writing them")
     return parser.parse_args()
 
 
@@ -39,10 +102,23 @@ def build():
     subprocess.run(words, cwd=ROOT, check=True)
 
 
+def file_system_of(path):
+    """The type of the file system that has this path."""
+    path, found = os.path.realpath(path), ("", "")
+    for line in rig.text_of("/proc/self/mounts").splitlines():
+        _, point, kind = line.split()[:3]
+        if os.path.commonpath([path, point]) == point and len(point) >= len(found[0]):
+            found = (point, kind)
+    return found[1]
+
+
 def make_random(path, size):
     with open(path, "wb") as file:
         for _ in range(size // MEBIBYTE):
             file.write(os.urandom(MEBIBYTE))
+    # A seeder waits until a file that was just written no longer changes.
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    return path
 
 
 def digest(path):
@@ -50,208 +126,185 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def chosen(options, folder, many):
-    """The installed programs among those that the options select."""
-    wanted = [word for word in options.only.split(",") if word]
-    taken, left = [], {}
-    for kind in contenders.ALL:
-        contender = kind(folder)
-        if (many and not kind.many) or (wanted and not any(word in kind.name for word in wanted)):
-            continue
-        missing = contender.lacks()
-        if missing:
-            left[kind.name] = f"{missing} is not installed"
-        else:
-            taken.append(contender)
-    return taken, left
+def remove(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
 
 
-def compare(title, options, folder, source, seeders, rounds, left_out):
-    """Runs rounds in which every program downloads the file once."""
-    results = Results(title, os.path.getsize(source))
-    expected = digest(source)
-    taken, left = chosen(options, os.path.join(folder, f"run{time.monotonic_ns()}"), seeders > 1)
-    left_out.update(left)
-    started = []
+def warm(gibibytes):
+    """Writes and frees memory: a virtual machine pays for memory that its host has not yet provided."""
+    size = int(gibibytes * GIBIBYTE)
+    available = int(re.search(r"MemAvailable:\s+(\d+)", rig.text_of("/proc/meminfo")).group(1)) * 1024
+    if size > available:
+        raise RuntimeError(f"--warm {gibibytes:g} needs more than the available {available / GIBIBYTE:.1f} GiB")
+    share = size // os.cpu_count()
+    code = f"import mmap; mmap.mmap(-1, {share}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)"
+    writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() if share else 0)]
+    if any([writer.wait() for writer in writers]):
+        raise RuntimeError(f"{gibibytes:g} GiB of memory cannot be written: --warm has another amount")
+
+
+@functools.cache
+def sha256_rate():
+    """SHA-256 of one core in GB/s, one message at a time, by OpenSSL."""
+    text = rig.capture("openssl", "speed", "-seconds", "2", "-bytes", str(512 * 1024), "-mr", "-evp", "sha256")
+    found = re.search(r"^\+F:\d+:sha256:([\d.]+)", text, re.MULTILINE)
+    return f"{float(found.group(1)) / 1e9:.2f} GB/s" if found else "not measured"
+
+
+def shape(case, setting):
+    """Puts servers and receivers of a case with a link into two namespaces; returns the network, or `None`."""
+    if not case.link_mbit_s:
+        return None
+    network = shaped.Network("link", burst=TBF_BURST)
     try:
-        for contender in taken:
-            try:
-                started.append(contender)
-                contender.start(source, seeders)
-                results.notes[contender.name] = contender.checks
-            except RuntimeError as error:
-                say(f"{contender.name} is left out: {error}")
-                left_out[contender.name] = "it did not start"
-                contender.stop()
-                started.remove(contender)
-        for number in range(rounds):
-            turn = started[number % len(started):] + started[:number % len(started)]
-            for contender in turn:
-                out = os.path.join(folder, "received")
-                cost, path = contender.fetch(out)
-                if digest(path) != expected:
-                    raise RuntimeError(f"{contender.name} received something else")
-                shutil.rmtree(out) if os.path.isdir(out) else os.remove(out)
-                results.add(contender.name, cost)
-                say(f"{title}, round {number + 1}: {contender.name} {cost.seconds:.4f} s, CPU {cost.cpu:.2f} "
-                    f"+ {cost.cpu_servers:.2f} s, peak {cost.peak / MEBIBYTE:.1f} MiB")
+        network.open()
+        server, setting.address = network.host(0, case.link_mbit_s, case.link_mbit_s)
+        client, _ = network.host(1, case.link_mbit_s, case.link_mbit_s)
+    except BaseException:
+        network.close()
+        raise
+    setting.at_server, setting.at_client = (["ip", "netns", "exec", name] for name in (server, client))
+    return network
+
+
+def start(case, setting, options, started, left):
+    """Starts the senders of the selected programs; adds those to `started`, and the reasons of the others to `left`."""
+    wanted = [word for word in options.only.split(",") if word]
+    for kind in case.programs:
+        if wanted and not any(word in kind.name for word in wanted):
+            continue
+        if kind is contenders.ShoalBefore and not options.before:
+            continue
+        contender = kind(setting)
+        if reason := contender.lacks():
+            if isinstance(contender, contenders.Shoal):
+                sys.exit(f"{kind.name}: {reason}")
+            left[kind.name] = reason
+            continue
+        started.append(contender)
+        try:
+            contender.start()
+        except RuntimeError as error:
+            started.pop().stop()
+            if isinstance(contender, contenders.Shoal):
+                raise
+            left[kind.name] = str(error).splitlines()[0]
+    for name, reason in left.items():
+        say(f"{name} is left out: {reason}")
+
+
+def run_once(contender, results, options, out, previous, expected):
+    """One measured download, after the same preparation for all programs."""
+    if previous:
+        shutil.copy(previous, out)
+    if results.file_system == "ext4":
+        os.sync()
+    warm(options.warm)
+    cost, path = contender.fetch(out)
+    if digest(path) != expected:
+        raise RuntimeError(f"{contender.name} received other bytes than those of the source")
+    remove(out)
+    results.add(contender, cost)
+    say(f"{results.heading()}: {contender.name} {cost.seconds:.4f} s, to the exit {cost.seconds_exit:.4f} s, CPU "
+        f"{cost.cpu:.2f} + {cost.cpu_servers:.2f} s, peak {cost.peak / MEBIBYTE:.1f} MiB")
+
+
+def compare(key, file_system, folder, options):
+    """Runs rounds in which every program downloads the file once; returns the results and the programs left out."""
+    case = CASES[key]
+    size = case.bytes(options)
+    os.mkdir(os.path.join(folder, "source"))
+    source = make_random(os.path.join(folder, "source", "source.bin"), size)
+    previous = make_random(os.path.join(folder, "previous.bin"), size) if case.exists else None
+    setting = Setting(folder, source, options.binaries, options.before, case.seeders, case.chunk, case.upload_bytes_s,
+                      case.exists)
+    results = Results(key, file_system, f"{size_of(size)}, {case.title}", case.least(size))
+    expected, started, left = digest(source), [], {}
+    network = shape(case, setting)
+    try:
+        start(case, setting, options, started, left)
+        for number in range(options.rounds * case.rounds):
+            first = number % max(1, len(started))
+            for contender in started[first:] + started[:first]:
+                run_once(contender, results, options, os.path.join(folder, "received"), previous, expected)
     finally:
         for contender in started:
             contender.stop()
-    return results
+        if network:
+            network.close()
+    return results, left
 
 
-def publish(options, folder, source):
-    """Time to hash a file before it is published, over the SHA-256 rate of all cores."""
-    size = os.path.getsize(source)
-    lines = ["| file in | SHA-256 on all cores, from their caches | the same, as many at once as we do | publishing, from the "
-             "page cache | / the first (aim: at least 0.90) | / the second | a seeder from its start until it serves | "
-             "CPU s/GiB | peak MiB |", "|---|---|---|---|---|---|---|---|---|"]
-    with tempfile.TemporaryDirectory(prefix="shoal-link-", dir=options.large_dir) as disk:
-        copy = shutil.copy(source, disk)
-        digest(copy)
-        for place, file in ((options.dir, source), (options.large_dir, copy)):
-            rounds = [publish_once(folder, file, size) for _ in range(options.rounds * 2)]
-            one, many, hashed, share, share_many, whole, cpu, peak = (rig.statistics.median(column)
-                                                                      for column in zip(*rounds))
-            say(f"publish from {place}: {share:.2f}, {share_many:.2f}")
-            lines.append(f"| `{place}` | {one:.2f} GB/s | {many:.2f} GB/s | {hashed:.2f} GB/s | {share:.2f} | "
-                         f"{share_many:.2f} | {whole:.2f} s | {cpu:.2f} | {peak:.1f} |")
-    return f"{size / GIBIBYTE:.2g} GiB, medians of {options.rounds * 2} rounds.\n\n" + "\n".join(lines)
-
-
-def publish_once(folder, source, size):
-    def words_of(*words):
-        return subprocess.run([BARE, *words], check=True, capture_output=True, text=True).stdout.split()
-
-    one, many = (float(word) for word in words_of("rate", str(size)))
-    hashed = float(words_of("publish", source)[0])
-    words = [os.path.join(ROOT, "target", "release", "seeder"), "-f", source, "-p", "0", "--tracker", "127.0.0.1:9",
-             "--log-file", os.path.join(folder, "publish.log")]
-    began = time.monotonic()
-    seeder = Server(words, os.path.join(folder, "publish.out"), folder)
-    try:
-        seeder.wait_for("serving ")
-        whole = time.monotonic() - began
-        rates = (size / seconds / 1e9 for seconds in (one, many, hashed))
-        return *rates, one / hashed, many / hashed, whole, seeder.cpu() * GIBIBYTE / size, seeder.peak() / MEBIBYTE
-    finally:
-        seeder.stop()
-
-
-def large(options, folder):
-    """The memory of a leecher of 10 GiB. Each chunk of the source has bytes at its beginning and is a hole otherwise, so
-    that the source takes no room; what is received is written whole."""
-    size, piece = 10 * GIBIBYTE, 512 * 1024
-    source = os.path.join(folder, "large.bin")
-    with open(source, "wb") as file:
-        file.truncate(size)
-        for at in range(0, size, piece):
-            file.seek(at)
-            file.write(os.urandom(64))
-    shoal = contenders.Shoal(os.path.join(folder, "large"))
-    place = tempfile.mkdtemp(prefix="shoal-link-", dir=options.large_dir)
-    try:
-        shoal.start(source, 3)
-        cost, path = shoal.fetch(os.path.join(place, "received"))
-        same = digest(path) == digest(source)
-    finally:
-        shoal.stop()
-        shutil.rmtree(place, ignore_errors=True)
-        os.remove(source)
-    if not same:
-        raise RuntimeError("the 10 GiB differ")
-    return ("A file of 10 GiB from three seeders, received on a disk, once: "
-            f"{cost.seconds:.1f} s, {cost.cpu / 10:.2f} CPU s/GiB receiving, peak of the leecher "
-            f"{cost.peak / MEBIBYTE:.1f} MiB (aim: under 64), of a seeder {cost.peak_servers / MEBIBYTE:.1f} MiB.")
-
-
-def verdicts(sections):
-    """Targets and results: medians over the rounds of the ratio within a round."""
-    lines = []
-
-    def aim(key, other, what, most=None, least=None, digits=2):
-        results = sections.get(key)
-        if results and results.has(OURS, other):
-            value = results.ratio(OURS, other) if most else results.ratio(other, OURS)
-            bound = f"at most {most}" if most else f"at least {least}"
-            met = value <= most if most else value >= least
-            lines.append(f"| {what} | {bound} | {value:.{digits}f} | {'yes' if met else '**no**'} |")
-
-    aim("one", "nginx + curl + openssl", "one seeder: time / nginx + curl + openssl", most=0.55)
-    aim("one", "rsync daemon", "one seeder: time / rsync daemon", most=1.0)
-    aim("small", "nginx + curl", "1 MiB: time / curl", most=2.0)
-    aim("three", "rqbit", "three seeders: time / rqbit", most=0.5)
-    aim("three", "libtorrent", "three seeders: time / libtorrent", most=0.5)
-    aim("three", "aria2", "three seeders: time / aria2", most=0.5)
-    aim("three", "bare loop", "three seeders: rate / the bare loop's", least=0.8)
-    return "\n".join(["| what | aim | measured | met |", "|---|---|---|---|", *lines]) if lines else ""
-
-
-def measure(options, folder):
-    wanted, sections, texts, left_out = options.sections.split(","), {}, {}, {}
-    source, small = os.path.join(folder, "source.bin"), os.path.join(folder, "small.bin")
-    make_random(source, options.size * MEBIBYTE)
-    make_random(small, MEBIBYTE)
-    size = f"{options.size / 1024:g} GiB" if options.size % 1024 == 0 else f"{options.size} MiB"
-    for key, title, file, seeders, rounds in (
-        ("one", f"{size}, one seeder", source, 1, options.rounds),
-        ("small", "1 MiB, one seeder", small, 1, options.rounds * 4),
-        ("three", f"{size}, three seeders", source, 3, options.rounds),
-    ):
-        if key in wanted:
-            sections[key] = compare(title, options, folder, file, seeders, rounds, left_out)
-    if "publish" in wanted:
-        texts["Publishing"] = publish(options, folder, source)
-    if "large" in wanted:
-        texts["Memory with a large file"] = large(options, folder)
-    return sections, texts, left_out
-
-
-def report(options, sections, texts, left_out, load):
+def conditions(options, file_system, load, method):
+    """The machine and the conditions of one section."""
     command = "benches/compare/link.py" + "".join(" " + word for word in sys.argv[1:])
-    parts = [
-        "# One link",
-        f"{time.strftime('%Y-%m-%d')}, {rig.machine()}. Command: `{command}`, commit {rig.commit()}. "
-        f"Load of the machine before: {load:.1f}. {options.rounds} interleaved rounds ({options.rounds * 4} of the small "
-        f"file), medians. The source and what is received are in `{options.dir}` for every program. Whole processes "
-        "from start to exit; CPU and peak memory of the receiving side from wait4, of the sending side from /proc. "
-        "With one sender the bare loop uses two connections. Ratios compare runs of the same round.",
-    ]
-    if aims := verdicts(sections):
-        parts.append(aims)
-    for results in sections.values():
-        parts += [f"## {results.title}", results.table(OURS)]
-    for title, text in texts.items():
-        parts += [f"## {title}", text]
-    if left_out:
-        parts.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()) + ".")
-    return "\n\n".join(parts) + "\n"
+    control = rig.text_of("/proc/sys/net/ipv4/tcp_congestion_control").strip()
+    binaries = "" if options.binaries == RELEASE else f" (programs of `{options.binaries}`)"
+    return (f"{time.strftime('%Y-%m-%d')}, {rig.machine()}, {control}. File system {file_system}. SHA-256 of one core by "
+            f"OpenSSL: {sha256_rate()}. {method}. Load of the machine before: {load:.1f}. Command: `{command}`, commit "
+            f"{rig.commit()}{binaries}.")
+
+
+def section(key, file_system, root, options):
+    """Measures one case on one file system; returns its text."""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="shoal-link-", dir=root) as folder:
+        if key in CASES:
+            results, left = compare(key, file_system, folder, options)
+            omitted = "; ".join(f"{name} ({reason})" for name, reason in left.items())
+            heading = results.heading()
+            method = f"Rounds: {options.rounds * CASES[key].rounds}; {options.warm:g} GiB written before each run"
+            parts = [results.table(), results.targets(), f"Left out: {omitted}." if omitted else ""]
+        elif key == "publish":
+            source = make_random(os.path.join(folder, "source.bin"), options.size * MEBIBYTE)
+            digest(source)
+            heading = f"{key}, {file_system}: {size_of(os.path.getsize(source))}, {SINGLE[key]}"
+            method, parts = f"Rounds: {options.rounds * 2}", [link_single.publish(folder, source, options)]
+        else:
+            heading = f"{key}, {file_system}: {SINGLE[key]}"
+            method, parts = "Rounds: 1", [link_single.large(folder, options, digest)]
+    return "\n\n".join([f"## {heading}", conditions(options, file_system, load, method), *filter(None, parts)])
+
+
+def skip(key, file_system, root):
+    """The reason why a case cannot be measured on this file system; `None` if it can."""
+    actual = file_system_of(root)
+    if actual != file_system:
+        return f"{root} is on {actual}; name a folder with --{file_system}"
+    if key == "link" and os.geteuid() != 0:
+        return "network namespaces need root"
+    if key == "large" and file_system == "tmpfs":
+        return "10 GiB are received on a disk only"
+    return None
 
 
 def main():
     options = flags()
-    # Also when told to end, what was started is ended.
+    # SIGTERM also ends the started programs and removes the files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rig.adopt_orphans()
-    if not options.no_build:
+    if not options.binaries:
         build()
-    load = os.getloadavg()[0]
-    folder = tempfile.mkdtemp(prefix="shoal-link-", dir=options.dir)
-    try:
-        sections, texts, left_out = measure(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    text = report(options, sections, texts, left_out, load)
-    print(text)
-    if not options.dry:
-        os.makedirs(RESULTS, exist_ok=True)
-        with open(os.path.join(RESULTS, "link.md"), "w") as file:
-            file.write(text)
-        if sections:
-            with open(os.path.join(RESULTS, "link.svg"), "w") as file:
-                title = "Time to fetch a file over loopback: medians, and least to most"
-                file.write(rig.plot(sections.values(), OURS, title))
+    options.binaries = os.path.abspath(options.binaries or RELEASE)
+    options.before = options.before and os.path.abspath(options.before)
+    measured = 0
+    for key in options.case:
+        for file_system in options.file_system:
+            root = getattr(options, file_system)
+            if reason := skip(key, file_system, root):
+                say(f"{key} on {file_system} is left out: {reason}")
+                continue
+            text = section(key, file_system, root, options)
+            print(text + "\n", flush=True)
+            measured += 1
+            if not options.dry:
+                page = merged(options.results, [text])
+                with open(options.results, "w") as file:
+                    file.write(page)
+    sys.exit(0 if measured else "no case was measured")
 
 
 if __name__ == "__main__":

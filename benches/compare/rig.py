@@ -1,11 +1,11 @@
-"""Parts of all comparisons: processes that are measured and ended, tables, plots.
+"""Parts of all comparisons: processes that are measured and ended, the machine.
 
 Invariants: only processes that were started here are ended, by process id; the cost of a program is that which the
 system counted for exactly this program (wait4), without the shell that started it.
 """
 
-import ctypes, os, platform, re, signal, socket, statistics, subprocess, sys, time
-from dataclasses import dataclass, field
+import ctypes, os, platform, re, select, signal, socket, subprocess, sys, time
+from dataclasses import dataclass
 
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
@@ -50,25 +50,65 @@ def free_port(kind=socket.SOCK_STREAM):
 @dataclass
 class Cost:
     """Cost of one run."""
-    seconds: float = 0.0
+    seconds: float = 0.0        # to the result
+    seconds_exit: float = 0.0   # to the exit of the last program
     cpu: float = 0.0            # of the receiving side
     peak: int = 0               # of the receiving side, bytes resident
     cpu_servers: float = 0.0    # of all sending processes together
     peak_servers: int = 0       # of the largest of them
 
+    def cpu_all(self):
+        return self.cpu + self.cpu_servers
 
-def run(steps, output, folder):
-    """Runs programs one after the other and adds up their cost. Raises an error if one fails."""
+    def cores(self):
+        """Cores that were busy on average, of both sides."""
+        return self.cpu_all() / self.seconds_exit
+
+
+def run(steps, output, folder, result=b""):
+    """Runs programs one after the other and adds up their cost; `result` is the output that ends the measured time,
+    the exit of the last program if it is empty. Raises an error if one fails."""
     cost, began = Cost(), time.monotonic()
     for words in steps:
-        _, status, used = os.wait4(start(words, output, folder), 0)
-        if status != 0:
-            code = os.waitstatus_to_exitcode(status)
-            raise RuntimeError(f"{words[0]} ended with {code}: {text_of(output)[-600:]}")
+        fifo = open_fifo(output) if result else None
+        pid = start(words, output, folder)
+        try:
+            text, seen = read_until(fifo, result) if result else (b"", None)
+            _, status, used = os.wait4(pid, 0)
+            cost.seconds_exit = time.monotonic() - began
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        if status != 0 or result not in text:
+            said = text.decode(errors="replace") if result else text_of(output)
+            raise RuntimeError(f"{words[0]} ended with {os.waitstatus_to_exitcode(status)}: {said[-600:]}")
+        cost.seconds = seen - began if seen else cost.seconds_exit
         cost.cpu += used.ru_utime + used.ru_stime
         cost.peak = max(cost.peak, used.ru_maxrss * 1024)
-    cost.seconds = time.monotonic() - began
     return cost
+
+
+def open_fifo(path):
+    """Makes a FIFO in place of the file, for the output of a program."""
+    if os.path.lexists(path):
+        os.remove(path)
+    os.mkfifo(path)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def read_until(fifo, result):
+    """Reads a FIFO to its end; returns its content, and the time at which the result was in it (`None` if it never was)."""
+    text, seen, poll = b"", None, select.poll()
+    poll.register(fifo, select.POLLIN)
+    try:
+        # `poll` reports nothing before a program has opened the FIFO for writing.
+        while poll.poll() and (piece := os.read(fifo, 65536)):
+            text += piece
+            if seen is None and result in text:
+                seen = time.monotonic()
+        return text, seen
+    finally:
+        os.close(fifo)
 
 
 class Server:
@@ -91,13 +131,16 @@ class Server:
         raise RuntimeError(f"{self.name} did not start: {text_of(self.output)[-600:]}")
 
     def wait_for_port(self, port, patience=30):
+        """Waits until a socket listens on this port in the network namespace of the process."""
         deadline = time.monotonic() + patience
+        listening = re.compile(rf"^ *\d+: [0-9A-F]+:{port:04X} \S+ 0A ", re.MULTILINE)
         while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+            if any(listening.search(text_of(f"/proc/{self.pid}/net/{kind}")) for kind in ("tcp", "tcp6")):
                 return
-            except OSError:
-                time.sleep(0.02)
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                self.pid = None
+                break
+            time.sleep(0.02)
         raise RuntimeError(f"{self.name} does not listen on {port}: {text_of(self.output)[-600:]}")
 
     def _family(self):
@@ -149,59 +192,6 @@ class Server:
                 time.sleep(0.02)
 
 
-@dataclass
-class Results:
-    """The runs of one setting: for each program, one cost for each round."""
-    title: str
-    size: int
-    runs: dict = field(default_factory=dict)
-    notes: dict = field(default_factory=dict)
-
-    def add(self, name, cost):
-        self.runs.setdefault(name, []).append(cost)
-
-    def seconds(self, name):
-        return [cost.seconds for cost in self.runs[name]]
-
-    def median(self, name):
-        return statistics.median(self.seconds(name))
-
-    def ratio(self, name, other):
-        """The median of the ratio within a round: slow phases of the machine affect both programs."""
-        return statistics.median(a / b for a, b in zip(self.seconds(name), self.seconds(other)))
-
-    def has(self, *names):
-        return all(name in self.runs for name in names)
-
-    def table(self, ours):
-        small = self.size < 64 * MEBIBYTE
-        unit, per = ("CPU ms", 1000) if small else ("CPU s/GiB", GIBIBYTE / self.size)
-        lines = [
-            f"| program | checks | seconds (least - most) | {ours} / it | {unit} receiving | {unit} sending"
-            " | peak MiB receiving | peak MiB of a sender |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name in sorted(self.runs, key=self.median):
-            runs, seconds = self.runs[name], self.seconds(name)
-
-            def middle(pick):
-                return statistics.median(pick(cost) for cost in runs)
-
-            digits = 4 if small else 3
-            cells = [
-                f"**{name}**" if name == ours else name,
-                self.notes.get(name, ""),
-                f"{self.median(name):.{digits}f} ({min(seconds):.{digits}f} - {max(seconds):.{digits}f})",
-                f"{self.ratio(ours, name):.2f}" if ours in self.runs and ours != name else "",
-                f"{middle(lambda cost: cost.cpu) * per:.2f}",
-                f"{middle(lambda cost: cost.cpu_servers) * per:.2f}",
-                f"{middle(lambda cost: cost.peak) / MEBIBYTE:.1f}",
-                f"{middle(lambda cost: cost.peak_servers) / MEBIBYTE:.1f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
-
-
 def capture(*words):
     try:
         return subprocess.run(words, capture_output=True, text=True, cwd=ROOT).stdout.strip()
@@ -211,46 +201,16 @@ def capture(*words):
 
 def machine():
     """The machine in one line: processor, cores, memory, kernel."""
-    model = re.search(r"model name\s*:\s*(.*)", text_of("/proc/cpuinfo"))
+    processor = text_of("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.*)", processor)
     memory = int(re.search(r"MemTotal:\s+(\d+)", text_of("/proc/meminfo")).group(1)) * 1024
-    instructions = "with" if re.search(r"\bsha_ni\b", text_of("/proc/cpuinfo")) else "without"
-    return (f"{os.cpu_count()} cores ({model.group(1) if model else platform.machine()}, {instructions} SHA-NI), "
+    words = processor.split()
+    flags = " and ".join(("with " if flag in words else "without ") + name
+                         for flag, name in (("sha_ni", "SHA-NI"), ("avx512f", "AVX-512")))
+    return (f"{os.cpu_count()} cores ({model.group(1) if model else platform.machine()}, {flags}), "
             f"{memory / GIBIBYTE:.0f} GiB, Linux {platform.release()}")
 
 
 def commit():
     changed = capture("git", "status", "--porcelain", "--", "src", "bin", "Cargo.toml", "Cargo.lock")
     return capture("git", "rev-parse", "--short", "HEAD") + (" and what is not committed" if changed else "")
-
-
-def plot(sections, ours, title):
-    """Bars, one for each program, in one group for each setting: each group on a scale of its own."""
-    left, right, row, gap, width = 250, 90, 22, 54, 820
-    parts, y = [], 44
-    for results in sections:
-        parts.append(f'<text x="12" y="{y + 4}" class="group">{results.title}</text>')
-        y += 14
-        longest = max(max(results.seconds(name)) for name in results.runs)
-        scale = (width - left - right) / longest
-        for name in sorted(results.runs, key=results.median):
-            middle, least, most = results.median(name), min(results.seconds(name)), max(results.seconds(name))
-            label = f"{middle:.4f} s" if middle < 0.1 else f"{middle:.2f} s"
-            kind = "ours" if name == ours else "other"
-            parts.append(
-                f'<text x="{left - 8}" y="{y + 15}" class="name">{name}</text>'
-                f'<rect x="{left}" y="{y + 3}" width="{middle * scale:.1f}" height="{row - 6}" class="{kind}"/>'
-                f'<line x1="{left + least * scale:.1f}" x2="{left + most * scale:.1f}" y1="{y + row / 2}"'
-                f' y2="{y + row / 2}" class="range"/>'
-                f'<text x="{left + most * scale + 6:.1f}" y="{y + 15}">{label}</text>'
-            )
-            y += row
-        y += gap - 20
-    style = (
-        "text{font:13px sans-serif;fill:#222}.group,.title{font-weight:bold}.title{font-size:15px}"
-        ".name{text-anchor:end}.ours{fill:#1f77b4}.other{fill:#b8c4ce}.range{stroke:#333;stroke-width:1.5}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}">'
-        f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="12" y="22" class="title">{title}</text>' + "\n".join(parts) + "</svg>\n"
-    )
