@@ -11,7 +11,7 @@
 //! in the programs. `rate` and `publish` print seconds.
 
 use rustix::fs::sendfile;
-use shoal::content::{Digest, HASH_LANES};
+use shoal::content::{Digest, hash_lanes};
 use shoal::storage::CompleteFile;
 use std::collections::VecDeque;
 use std::env;
@@ -45,7 +45,7 @@ fn main() -> Outcome {
         }
         ["rate", bytes] => {
             let bytes = bytes.parse()?;
-            println!("{:.4} {:.4}", rate(bytes, 1), rate(bytes, HASH_LANES));
+            println!("{:.4} {:.4}", rate(bytes, 1), rate(bytes, hash_lanes()));
             Ok(())
         }
         ["publish", file] => {
@@ -105,7 +105,7 @@ fn fetch(address: &str, file: &File, size: u64, next: &AtomicU64) -> Outcome {
     stream.set_nodelay(true)?;
     let chunks = size.div_ceil(CHUNK_BYTES);
     let mut in_flight = VecDeque::new();
-    let mut buffers = vec![vec![0; CHUNK_BYTES as usize]; HASH_LANES];
+    let mut buffers = vec![vec![0; CHUNK_BYTES as usize]; hash_lanes()];
     loop {
         let mut batch = Vec::new();
         for buffer in &mut buffers {

@@ -82,39 +82,70 @@ impl Digest {
 
     /// The digests of `messages`, in order.
     ///
-    /// Hashes [`HASH_LANES`] messages of equal length in parallel on one core. This doubles the throughput,
+    /// Hashes [`hash_lanes`] messages of equal length in parallel on one core. This doubles the throughput,
     /// because the instructions of one SHA-256 depend on each other and leave the core partly idle.
     pub fn of_each(messages: &[&[u8]]) -> Vec<Self> {
-        messages.chunks(HASH_LANES).flat_map(|group| of_group(group, *TRUSTED)).collect()
+        of_each_in(messages, hash_lanes())
     }
 }
 
-/// Messages hashed in parallel on one core: the best count for processors with SHA-256 instructions.
-/// Four chunks of the default size still fit in the cache.
-pub const HASH_LANES: usize = 4;
+/// Largest number of messages hashed in parallel on one core: one in each lane of a 512-bit register.
+pub const HASH_LANES_MAX: usize = 16;
 
-/// Self-test: whether the parallel hasher agrees with the serial one on this processor.
-/// The parallel hasher chooses code by processor model; if the results differ, it is not used.
-static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
-    let messages = [1u8, 2, 3, 4].map(|byte| [byte; 200]);
-    let messages = messages.each_ref().map(|message| message.as_slice());
-    together(&messages) == messages.map(Digest::of)
-});
+/// Messages hashed in parallel on one core where registers are narrower: the best count for processors with SHA-256
+/// instructions. Four chunks of the default size still fit in the cache.
+const FEW_LANES: usize = 4;
 
-fn of_group(group: &[&[u8]], trusted: bool) -> Vec<Digest> {
+/// Fewest messages for which all lanes of a wide register are used. The other lanes hash a copy of the first message: so
+/// 16 lanes take as long as 10 messages in groups of [`FEW_LANES`].
+const WIDE_GROUP_MIN: usize = 10;
+
+/// Messages hashed in parallel on one core: [`HASH_LANES_MAX`] where the processor has 512-bit registers, fewer elsewhere.
+///
+/// The parallel hasher chooses code by processor model. Each width is used only if its results equal those of the serial
+/// hasher in a self-test.
+pub fn hash_lanes() -> usize {
+    static LANES: LazyLock<usize> = LazyLock::new(|| {
+        let widths = [HASH_LANES_MAX, FEW_LANES];
+        let widest = tape_sha256::lane_width().max(FEW_LANES);
+        widths.into_iter().find(|width| *width <= widest && is_right(*width)).unwrap_or(1)
+    });
+    *LANES
+}
+
+/// Self-test of the parallel hasher with this number of messages.
+fn is_right(width: usize) -> bool {
+    let messages: Vec<[u8; 200]> = (0..width).map(|byte| [byte as u8; 200]).collect();
+    let messages: Vec<&[u8]> = messages.iter().map(|message| message.as_slice()).collect();
+    let serial: Vec<Digest> = messages.iter().map(|message| Digest::of(message)).collect();
+    together(&messages, width) == serial
+}
+
+fn of_each_in(messages: &[&[u8]], lanes: usize) -> Vec<Digest> {
+    messages.chunks(lanes).flat_map(|group| of_group(group, lanes)).collect()
+}
+
+/// The digests of at most `lanes` messages.
+fn of_group(group: &[&[u8]], lanes: usize) -> Vec<Digest> {
     let alike = group.iter().all(|message| message.len() == group[0].len());
-    match *group {
+    match group.len() {
+        _ if !alike || lanes < FEW_LANES => group.iter().map(|message| Digest::of(message)).collect(),
+        WIDE_GROUP_MIN.. => together(group, lanes),
         // Hashing the third message twice takes no longer than hashing three messages.
-        [a, b, c] if alike && trusted => together(&[a, b, c, c])[..3].to_vec(),
-        [a, b, c, d] if alike && trusted => together(&[a, b, c, d]).to_vec(),
-        _ => group.iter().map(|message| Digest::of(message)).collect(),
+        3..=FEW_LANES => together(group, FEW_LANES),
+        0..3 => group.iter().map(|message| Digest::of(message)).collect(),
+        _ => of_each_in(group, FEW_LANES),
     }
 }
 
-fn together(messages: &[&[u8]; HASH_LANES]) -> [Digest; HASH_LANES] {
-    let mut digests = [[0; 32]; HASH_LANES];
-    tape_sha256::hash_many(messages, &mut digests);
-    digests.map(Digest)
+/// The digests of messages of equal length, of which there are at most `width`: the rest is filled with the first one.
+fn together(messages: &[&[u8]], width: usize) -> Vec<Digest> {
+    let mut padded = messages.to_vec();
+    padded.resize(width, messages.first().copied().unwrap_or_default());
+    let mut digests = vec![[0; 32]; width];
+    tape_sha256::hash_many(&padded, &mut digests);
+    digests.truncate(messages.len());
+    digests.into_iter().map(Digest).collect()
 }
 
 impl FileId {
@@ -178,18 +209,20 @@ mod tests {
     #[test]
     fn parallel_and_serial_hashing_agree() {
         let bytes: Vec<u8> = (0..2_000u32).map(|at| (at * 7 % 251) as u8).collect();
-        assert!(*TRUSTED);
+        assert!([1, FEW_LANES, HASH_LANES_MAX].contains(&hash_lanes()));
+        // The parallel hasher works in any width on each processor, only not as fast.
+        assert!(is_right(FEW_LANES) && is_right(HASH_LANES_MAX));
         let agree = |messages: &[&[u8]]| {
             let one_by_one: Vec<Digest> = messages.iter().map(|message| Digest::of(message)).collect();
             assert_eq!(Digest::of_each(messages), one_by_one);
-            for group in messages.chunks(HASH_LANES) {
-                assert_eq!(of_group(group, false), of_group(group, true));
+            for lanes in [1, FEW_LANES, HASH_LANES_MAX] {
+                assert_eq!(of_each_in(messages, lanes), one_by_one, "{lanes} lanes");
             }
         };
         // Lengths around the block boundaries of SHA-256; full groups, partial groups and none.
         for length in (0..200).chain([512, 1_000]) {
-            for count in 0..10 {
-                let messages: Vec<&[u8]> = (0..count).map(|at| &bytes[at * 50..at * 50 + length]).collect();
+            for count in (0..2 * HASH_LANES_MAX + 2).step_by(if length % 64 < 3 { 1 } else { 5 }) {
+                let messages: Vec<&[u8]> = (0..count).map(|at| &bytes[at * 25..at * 25 + length]).collect();
                 agree(&messages);
             }
         }

@@ -370,12 +370,12 @@ pub const LIMITED_PART_BYTES: usize = 16 * 1024;
 pub const PIPELINE_MIN: usize = 2;
 /// Requests in flight to a fast source with a short RTT.
 ///
-/// Enough for two batches in the verifier and one on the way.
-pub const PIPELINE_MAX: usize = 12;
+/// Enough for two batches in the verifier and one on the way, with 16 chunks each.
+pub const PIPELINE_MAX: usize = 48;
 /// Chunk time in flight to a fast source: it gets as many requests as it answers in this time.
 ///
 /// Limited by [`PIPELINE_MAX`].
-pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(5);
+pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(10);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
 pub const PIPELINE_LONG_RTT_MAX: usize = 16;
 /// Window of a download to a stream, bytes: chunks behind it are not requested yet.
@@ -405,7 +405,9 @@ pub const VERIFY_BATCH_TIMEOUT: Duration = Duration::from_millis(2);
 ///
 /// While it is in use, and for chunks that do not fit in it, the thread of the source verifies its chunks
 /// itself.
-pub const VERIFY_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+pub const VERIFY_MEMORY_BYTES: usize = 24 * 1024 * 1024;
+/// Bytes of the chunks that one thread verifies together: 16 of the default size.
+pub const VERIFY_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Chunks hashed when an existing file is verified by a sample.
 pub const VERIFY_SAMPLE_COUNT: usize = 32;
 /// Memory for chunks hashed in parallel on all cores, when a file is published or verified, bytes.

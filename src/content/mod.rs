@@ -18,7 +18,7 @@ pub(crate) mod serde_str;
 pub mod similar_names;
 
 pub use bitfield::Bitfield;
-pub use digest::{Digest, FileId, HASH_LANES, Hasher};
+pub use digest::{Digest, FileId, HASH_LANES_MAX, Hasher, hash_lanes};
 pub use durable_stamp::DurableStamp;
 pub use id_prefix::IdPrefix;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};

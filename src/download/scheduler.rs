@@ -18,7 +18,7 @@ use super::summary::Tally;
 use super::verifier::Verifier;
 use crate::content::fmt::counted;
 use crate::content::limits::{
-    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_LONG_RTT_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
+    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
     SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex};
@@ -599,7 +599,7 @@ impl DownloadScheduler {
         self.upstreams.begin(now);
         self.starts_left = self.starts_left.saturating_sub(1);
         // Never full: requests in flight to a source are limited by the pipeline depth.
-        let (commands, queued) = bounded(PIPELINE_LONG_RTT_MAX * 2);
+        let (commands, queued) = bounded(PIPELINE_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = FragmentCount::default();

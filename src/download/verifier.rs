@@ -11,8 +11,10 @@
 //! [`SourceVerifier::ended`] of its source returns; queued chunks use at most [`VERIFY_MEMORY_BYTES`] bytes.
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use crate::content::limits::{VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES};
-use crate::content::{ChunkIndex, Digest, HASH_LANES};
+use crate::content::limits::{
+    VERIFY_BATCH_BYTES, VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES,
+};
+use crate::content::{ChunkIndex, Digest, HASH_LANES_MAX, hash_lanes};
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
@@ -75,7 +77,7 @@ impl Verifier {
         let helpers_max = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
         // One waiting batch; a reader thread that finds the queue full adds its own chunk to the rest and
         // verifies the batch.
-        let (sender, chunks) = bounded(2 * HASH_LANES - 1);
+        let (sender, chunks) = bounded(2 * HASH_LANES_MAX - 1);
         let queue = VerifyQueue {
             job,
             events,
@@ -84,7 +86,7 @@ impl Verifier {
             bytes_in_use: AtomicUsize::default(),
             last: AtomicU64::default(),
             started: Instant::now(),
-            spare: bounded((helpers_max + 2) * HASH_LANES),
+            spare: bounded((helpers_max + 2) * HASH_LANES_MAX),
             shutdown: shutdown.clone(),
         };
         Self {
@@ -122,7 +124,9 @@ impl Verifier {
                 if helpers < self.helpers_max {
                     self.add_helper();
                 }
-                std::iter::once(chunk).chain(self.queue.chunks.try_iter().take(HASH_LANES - 1)).collect()
+                std::iter::once(chunk)
+                    .chain(self.queue.chunks.try_iter().take(batch_length(bytes) - 1))
+                    .collect()
             }
         }
     }
@@ -145,6 +149,11 @@ impl Verifier {
     }
 }
 
+/// Number of chunks of this many bytes that are verified together.
+fn batch_length(chunk_bytes: usize) -> usize {
+    (VERIFY_BATCH_BYTES / chunk_bytes.max(1)).clamp(1, hash_lanes())
+}
+
 impl VerifyQueue {
     /// Loop of a helper thread.
     fn run_helper(&self) {
@@ -162,8 +171,9 @@ impl VerifyQueue {
         };
         let until = Instant::now() + VERIFY_BATCH_TIMEOUT;
         let mut expect_more = first.expect_more;
+        let length = batch_length(first.bytes.len());
         let mut batch = vec![first];
-        while batch.len() < HASH_LANES {
+        while batch.len() < length {
             let next = match expect_more {
                 true => self.chunks.recv_deadline(until).ok(),
                 false => self.chunks.try_recv().ok(),

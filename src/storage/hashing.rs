@@ -9,7 +9,7 @@ use super::disk::{self, Stamp};
 use super::error::{self, StoreError};
 use super::{ChunkSource, StoredChunk};
 use crate::content::md5::{Md5, Md5Hasher};
-use crate::content::{ChunkIndex, ChunkSpan, Digest, HASH_LANES, Hasher, Layout, limits};
+use crate::content::{ChunkIndex, ChunkSpan, Digest, Hasher, Layout, hash_lanes, limits};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -49,25 +49,24 @@ pub(super) fn hash_chunks(
     let longest = layout.longest();
     // Group chunks only if every core then still gets work and the buffers fit into the memory
     // limit.
-    let groups = cores() * HASH_LANES;
-    let fits = (1..=limits::HASH_MEMORY_BYTES / groups).contains(&(longest as usize));
-    if chunks.len() < 2 * groups || !fits {
+    let fitting = limits::HASH_MEMORY_BYTES / cores() / longest.max(1) as usize;
+    let lanes = hash_lanes().min(fitting).min(chunks.len() / (2 * cores()));
+    if lanes < 2 || longest == 0 {
         return on_all_cores(chunks.len() as u32, longest.min(READ_BYTES_MAX), &|item, buffer| {
             let index = chunks[item as usize];
             let span = layout.span(index).ok_or(StoreError::Missing(index))?;
             Ok(on_digest(index, hash_span(file, path, span, buffer, watch)?))
         });
     }
-    let groups: Vec<&[ChunkIndex]> = chunks.chunks(HASH_LANES).collect();
-    on_all_cores(groups.len() as u32, longest * HASH_LANES as u32, &|item, buffer| {
+    let groups: Vec<&[ChunkIndex]> = chunks.chunks(lanes).collect();
+    on_all_cores(groups.len() as u32, longest * lanes as u32, &|item, buffer| {
         let group = groups[item as usize];
         let digests = hash_group(file, path, layout, group, buffer, watch)?;
         Ok(group.iter().zip(digests).all(|(index, digest)| on_digest(*index, digest)))
     })
 }
 
-/// Hashes up to [`HASH_LANES`] chunks together; `buffer` has a slot of the longest chunk's length for
-/// each.
+/// Hashes a group of chunks together; `buffer` has a slot of the longest chunk's length for each.
 fn hash_group(
     file: &File,
     path: &Path,
@@ -266,7 +265,7 @@ mod tests {
         let bytes: Vec<u8> = (0..200_000u32).map(|offset| (offset * 7 % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        let count = 3 * cores() * HASH_LANES + 1;
+        let count = 3 * cores() * hash_lanes() + 1;
         // Equal lengths, different lengths, and all empty.
         for length in [|_| 40, |offset| offset as u32 % 9 * 11, |_| 0] {
             let layout = Layout::uneven((0..count).map(length)).unwrap();

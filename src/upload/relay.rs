@@ -45,10 +45,14 @@ struct ArrivalSender {
 }
 
 impl ArrivalSender {
+    fn wants_reports(&self) -> bool {
+        self.unrequested.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX
+    }
+
     /// Reports an arrival, unless [`UNREQUESTED_ARRIVALS_MAX`] of them were ignored: each would wake the subscriber's
     /// thread for nothing.
     fn report(&self, index: ChunkIndex) {
-        if self.unrequested.load(Ordering::Relaxed) < UNREQUESTED_ARRIVALS_MAX {
+        if self.wants_reports() {
             self.unrequested.fetch_add(1, Ordering::Relaxed);
             let _ = self.chunks.try_send(index);
         }
@@ -66,10 +70,11 @@ impl Relay {
     }
 
     /// Registers a chunk whose first bytes are arriving, and tells subscribers. `None` if it is already
-    /// arriving from another source.
+    /// arriving from another source, or no subscriber wants to know: then the bytes are not copied.
     pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<PartialChunkWriter> {
         let mut table = lock(&self.0);
-        if table.partial.contains_key(&(file, index)) {
+        let mut subscribers = table.subscribers.get(&file).into_iter().flat_map(HashMap::values);
+        if table.partial.contains_key(&(file, index)) || !subscribers.any(ArrivalSender::wants_reports) {
             return None;
         }
         let bytes = Vec::with_capacity(length as usize);
@@ -349,6 +354,7 @@ mod tests {
     #[test]
     fn chunk_completed_by_a_faster_source_is_sent_at_once() {
         let relay = Relay::default();
+        let _subscriber = relay.subscribe(FILE);
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[1; BLOCK_BYTES]);
         let partial = relay.get(FILE, INDEX).unwrap();
@@ -375,6 +381,7 @@ mod tests {
     #[test]
     fn receivers_of_corrupt_bytes_get_no_bytes_of_the_valid_copy() {
         let relay = Relay::default();
+        let _subscriber = relay.subscribe(FILE);
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[7; BLOCK_BYTES]);
         let partial = relay.get(FILE, INDEX).unwrap();
@@ -417,6 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_not_copied_without_a_subscriber_that_requests_chunks() {
+        let relay = Relay::default();
+        assert!(relay.begin(FILE, INDEX, 1).is_none());
+        let subscription = relay.subscribe(FILE);
+        assert!(relay.begin(FILE, INDEX, 1).is_some());
+        (0..UNREQUESTED_ARRIVALS_MAX).for_each(|index| drop(relay.begin(FILE, ChunkIndex(index), 1)));
+        assert!(relay.begin(FILE, INDEX, 1).is_none() && relay.get(FILE, INDEX).is_none());
+        subscription.record_request();
+        assert!(relay.begin(FILE, INDEX, 1).is_some());
+    }
+
+    #[test]
     fn arrivals_are_not_reported_to_a_peer_that_requests_none() {
         let relay = Relay::default();
         let subscription = relay.subscribe(FILE);
@@ -435,6 +454,7 @@ mod tests {
     #[test]
     fn chunk_dropped_before_verification_is_lost_for_its_receivers() {
         let relay = Relay::default();
+        let _subscriber = relay.subscribe(FILE);
         let writer = relay.begin(FILE, INDEX, LENGTH as u32).unwrap();
         writer.push(&[1; LENGTH]);
         let partial = relay.get(FILE, INDEX).unwrap();
