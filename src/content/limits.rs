@@ -375,7 +375,7 @@ pub const PIPELINE_MAX: usize = 48;
 /// Chunk time in flight to a fast source: it gets as many requests as it answers in this time.
 ///
 /// Limited by [`PIPELINE_MAX`].
-pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(10);
+pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(20);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
 pub const PIPELINE_LONG_RTT_MAX: usize = 16;
 /// Window of a download to a stream, bytes: chunks behind it are not requested yet.
