@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     if let Some(Query::Status { manager, json, log }) = flags.command {
         return cli::run(&log, |_, shutdown| {
-            tracker_prompt::status::run("manager", &manager, json, shutdown)
+            tracker_prompt::status::run("manager", &manager, json, false, shutdown)
         });
     }
     cli::job_control::prepare();

@@ -59,6 +59,9 @@ enum Query {
         /// Print JSON instead of tables
         #[arg(long, help_heading = OUTPUT)]
         json: bool,
+        /// Show all 64 digits of each id
+        #[arg(long, help_heading = OUTPUT)]
+        long: bool,
         #[command(flatten)]
         log: LogOptions,
     },
@@ -69,9 +72,9 @@ enum Query {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     match flags.command {
-        Some(Query::Status { tracker, json, log }) => {
+        Some(Query::Status { tracker, json, long, log }) => {
             return cli::run(&log, |_, shutdown| {
-                tracker_prompt::status::run("tracker", &tracker.tracker, json, shutdown)
+                tracker_prompt::status::run("tracker", &tracker.tracker, json, long, shutdown)
             });
         }
         Some(Query::Owner(owner)) => {

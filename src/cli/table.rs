@@ -4,6 +4,7 @@
 //! are aligned.
 
 use super::line::escaped;
+use crate::content::FileId;
 pub use crate::content::fmt::size;
 use crate::content::limits::LISTED_HOLDERS_MAX;
 use crate::protocol::tracker::FoundFile;
@@ -70,6 +71,11 @@ pub fn holders(found: &FoundFile) -> (String, String) {
     }
 }
 
+/// The first digits of an id, or all of them.
+pub fn id_text(id: FileId, long: bool) -> String {
+    if long { id.to_string() } else { id.short() }
+}
+
 /// The table of offered files by name. Different files of one name are in adjacent rows, ordered by id. `long` shows all
 /// digits of the ids.
 pub fn files(files: &[FoundFile], long: bool) -> String {
@@ -79,7 +85,7 @@ pub fn files(files: &[FoundFile], long: bool) -> String {
     let row = |found: &&FoundFile| {
         let (whole, partial) = holders(found);
         let file = &found.file;
-        let id = if long { file.id.to_string() } else { file.id.short() };
+        let id = id_text(file.id, long);
         let name = file.name.to_string();
         [name, size(file.size), file.chunks.to_string(), whole, partial, id]
     };

@@ -19,7 +19,7 @@ pub const COMMANDS: [(&str, &str, &str); 9] = [
     ("cancel", "cancel NAME...", "stop a download; the partial file is kept, and get resumes it"),
     ("files", "files [--long]", "list the files that other peers offer; --long shows whole ids"),
     ("peers", "peers [NAME]", "list the active peers, or those whose name begins with NAME"),
-    ("mine", "mine", "list the files shared from this folder"),
+    ("mine", "mine [--long]", "list the files shared from this folder; --long shows whole ids"),
     ("status", "status", "show the downloads, also unfinished ones of earlier runs, and the storage offer"),
     ("why", "why NAME", "show the missing chunks, the holders and the last error of a file"),
     ("help", "help", "show this help"),
@@ -40,7 +40,7 @@ pub enum Command {
     /// List the active peers whose names begin with this text.
     Peers(String),
     /// List the files shared from this folder.
-    Mine,
+    Mine(bool),
     /// Show the downloads of this run.
     Status,
     /// Show the reason that a file, by name, id or ticket, is incomplete: the text of the user and the file.
@@ -72,7 +72,8 @@ pub fn parse(line: &str) -> Result<Command, String> {
         ("peers", [name]) => Ok(Command::Peers((*name).to_owned())),
         ("peers", []) => Ok(Command::Peers(String::new())),
         ("peers", _) => Err("peers takes one name: peers [NAME]".to_owned()),
-        ("mine", _) => alone(Command::Mine),
+        ("mine", ["--long"]) => Ok(Command::Mine(true)),
+        ("mine", _) => alone(Command::Mine(false)),
         ("status", _) => alone(Command::Status),
         ("help" | "?", _) => Ok(Command::Help),
         ("quit" | "exit", _) => alone(Command::Quit),
@@ -228,7 +229,8 @@ mod tests {
             ("files --long", Ok(Command::Files(true))),
             ("  peers ", Ok(Command::Peers(String::new()))),
             ("peers ann", Ok(Command::Peers("ann".into()))),
-            ("mine", Ok(Command::Mine)),
+            ("mine", Ok(Command::Mine(false))),
+            ("mine --long", Ok(Command::Mine(true))),
             ("status", Ok(Command::Status)),
             ("help", Ok(Command::Help)),
             ("?", Ok(Command::Help)),

@@ -160,7 +160,7 @@ impl Prompt<'_> {
     fn local(&self, command: &Command) -> String {
         match command {
             Command::Peers(begun) => show::peers(self.member.peers(), begun),
-            Command::Mine => show::mine(&self.member.mine()),
+            Command::Mine(long) => show::mine(&self.member.mine(), *long),
             Command::Status => {
                 let transfers = self.member.transfers();
                 let statuses: Vec<_> = transfers.iter().map(|transfer| transfer.status()).collect();

@@ -5,7 +5,7 @@
 
 use super::command::{COMMANDS, quoted};
 use crate::cli::line::escaped;
-use crate::cli::table::{self, Side, percent, size, table};
+use crate::cli::table::{self, Side, id_text, percent, size, table};
 use crate::content::fmt::counted;
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, PeerSummary};
@@ -57,15 +57,15 @@ pub fn peers(mut peers: Vec<PeerSummary>, begun: &str) -> String {
     table([("NAME", Side::Left), ("ADDRESS", Side::Left)], &rows)
 }
 
-/// The files shared from this folder.
-pub fn mine(offers: &[Offer]) -> String {
+/// The files shared from this folder; `long` shows all digits of the ids.
+pub fn mine(offers: &[Offer], long: bool) -> String {
     if offers.is_empty() {
         return "no files are shared from this folder\n".to_owned();
     }
     let row = |Offer { file, source }: &Offer| {
         let held = source.progress().held();
         let done = percent(held.into(), file.chunks.into());
-        [file.name.to_string(), size(file.size), file.chunks.to_string(), done, file.id.short()]
+        [file.name.to_string(), size(file.size), file.chunks.to_string(), done, id_text(file.id, long)]
     };
     let rows: Vec<_> = offers.iter().map(row).collect();
     let columns = [
@@ -269,7 +269,7 @@ mod tests {
             files(&[], false),
             peers(vec![], ""),
             peers(vec![peer("a", 1)], "b"),
-            mine(&[]),
+            mine(&[], false),
             status(&[], &[]),
         ] {
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");

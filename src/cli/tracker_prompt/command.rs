@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// The commands: name, syntax and effect.
 const COMMANDS: [(&str, &str, &str); 18] = [
     ("status", "status", "show volunteers, files and replicas"),
-    ("files", "files", "list the files and their replicas"),
+    ("files", "files [--long]", "list the files and their replicas; --long shows whole ids"),
     ("volunteers", "volunteers", "list the volunteers and their storage"),
     ("sets", "sets", "show the agreed hash, the holders and claims that differ of each chunk of a chunk set"),
     ("peers", "peers [NAME]", "list the registered peers, or those whose name begins with NAME"),
@@ -41,8 +41,8 @@ pub enum Line {
     Nothing,
     /// Show volunteers, files and replicas.
     Status,
-    /// List the files.
-    Files,
+    /// List the files; `true` shows whole ids.
+    Files(bool),
     /// List the volunteers.
     Volunteers,
     /// Show the chunk sets.
@@ -76,6 +76,9 @@ pub fn parse(line: &str) -> Result<Line, String> {
         };
     }
     match (*command, arguments) {
+        ("files", []) => Ok(Line::Files(false)),
+        ("files", ["--long"]) => Ok(Line::Files(true)),
+        ("files", _) => Err("files takes no name: files [--long]".to_owned()),
         ("peers", []) => Ok(Line::Peers(String::new())),
         ("peers", [name]) => Ok(Line::Peers((*name).to_owned())),
         ("peers", _) => Err("peers takes one name: peers [NAME]".to_owned()),
@@ -92,7 +95,6 @@ pub fn parse(line: &str) -> Result<Line, String> {
 fn without_argument(command: &str) -> Option<Line> {
     Some(match command {
         "status" => Line::Status,
-        "files" => Line::Files,
         "volunteers" => Line::Volunteers,
         "sets" => Line::Sets,
         "yes" => Line::Yes,
@@ -199,7 +201,8 @@ mod tests {
         for (line, meaning) in [
             ("", Line::Nothing),
             (" status ", Line::Status),
-            ("files", Line::Files),
+            ("files", Line::Files(false)),
+            ("files --long", Line::Files(true)),
             ("volunteers", Line::Volunteers),
             ("peers", Line::Peers(String::new())),
             ("peers an", Line::Peers("an".to_owned())),

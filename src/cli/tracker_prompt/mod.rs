@@ -58,7 +58,7 @@ impl TrackerCommands<'_> {
     }
 
     /// Requests the status and prints a part of it.
-    fn show(&mut self, part: fn(&Status) -> String) {
+    fn show(&mut self, part: impl Fn(&Status) -> String) {
         match self.tracker.command(Command::Status) {
             Answer::Status { status } => print(&part(&status)),
             other => print(&show::answer(&other)),
@@ -66,7 +66,7 @@ impl TrackerCommands<'_> {
     }
 
     /// Sends a command of a pipe or file and prints its answer.
-    fn finish(&mut self, command: Command, part: fn(&Status) -> String) -> Result<(), RoleError> {
+    fn finish(&mut self, command: Command, part: impl Fn(&Status) -> String) -> Result<(), RoleError> {
         let answer = self.tracker.finish(command, self.shutdown);
         match (owner::fault(&answer), answer) {
             (Some(fault), answer) => return Err(owner::failure(fault, answer)),
@@ -94,7 +94,7 @@ impl CommandHandler for TrackerCommands<'_> {
             Ok(Line::Nothing) => {}
             Ok(Line::Help) => print(&command::help()),
             Ok(Line::Status) => self.show(show::status),
-            Ok(Line::Files) => self.show(show::files),
+            Ok(Line::Files(long)) => self.show(|status| show::files(status, long)),
             Ok(Line::Volunteers) => self.show(show::volunteers),
             Ok(Line::Sets) => self.show(show::sets),
             Ok(Line::Repair) => self.show(show::repair),
@@ -122,7 +122,7 @@ impl CommandHandler for TrackerCommands<'_> {
                 Ok(())
             }
             Ok(Line::Status) => self.finish(Command::Status, show::status),
-            Ok(Line::Files) => self.finish(Command::Status, show::files),
+            Ok(Line::Files(long)) => self.finish(Command::Status, |status| show::files(status, long)),
             Ok(Line::Volunteers) => self.finish(Command::Status, show::volunteers),
             Ok(Line::Sets) => self.finish(Command::Status, show::sets),
             Ok(Line::Repair) => self.finish(Command::Status, show::repair),

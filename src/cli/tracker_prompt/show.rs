@@ -5,7 +5,7 @@
 use super::command::Names;
 use crate::cli::chunk_sets;
 pub use crate::cli::prompt::show::line;
-use crate::cli::table::{Side, size, table};
+use crate::cli::table::{Side, id_text, size, table};
 use crate::content::fmt::{counted, duration};
 use crate::protocol::status::{
     ApprovalState, Copies, DaemonKind, DropStatus, FileStatus, Status, VolunteerState, VolunteerStatus,
@@ -71,19 +71,21 @@ pub fn names(status: &Status) -> Names {
     names
 }
 
-/// Everything about a tracker or manager.
-pub fn all(status: &Status) -> String {
+/// Everything about a tracker or manager; `long` shows whole ids.
+pub fn all(status: &Status, long: bool) -> String {
     let peers = peer_count(status);
     match status.kind {
         DaemonKind::KeepingTracker => {
-            let tables = [self::status(status), volunteers(status), files(status)].join("\n");
+            let tables = [self::status(status), volunteers(status), files(status, long)].join("\n");
             let offered = match status.offered_known {
                 0 => String::new(),
-                _ => format!("\nfiles of other peers\n{}", offered(status)),
+                _ => format!("\nfiles of other peers\n{}", offered(status, long)),
             };
             format!("{tables}{offered}\n{}", sets(status))
         }
-        DaemonKind::Tracker => format!("{}\n{}\n{}", self::status(status), offered(status), sets(status)),
+        DaemonKind::Tracker => {
+            format!("{}\n{}\n{}", self::status(status), offered(status, long), sets(status))
+        }
         DaemonKind::Manager => {
             let list = peer_table(status);
             format!(
@@ -119,11 +121,11 @@ fn peer_table(status: &Status) -> String {
 }
 
 /// The files that peers offer, and why chunks of them may be missing.
-fn offered(status: &Status) -> String {
+fn offered(status: &Status, long: bool) -> String {
     if status.offered_files.is_empty() {
         return "no files are offered\n".to_owned();
     }
-    let mut text = super::super::table::files(&status.offered_files, false);
+    let mut text = super::super::table::files(&status.offered_files, long);
     for found in status.offered_files.iter().filter(|found| found.whole.is_empty()) {
         let holders = counted(found.holders.into(), "peer");
         let FileSummary { name, chunks, .. } = &found.file;
@@ -320,10 +322,10 @@ pub fn sets(status: &Status) -> String {
     chunk_sets::sets(status.sets_known, &status.sets)
 }
 
-/// Table of files, and why own copies of the tracker stay.
-pub fn files(status: &Status) -> String {
+/// Table of files, and why own copies of the tracker stay; `long` shows whole ids.
+pub fn files(status: &Status, long: bool) -> String {
     if status.kind == DaemonKind::Tracker {
-        return offered(status);
+        return offered(status, long);
     }
     if status.files.is_empty() {
         return "no files in the catalogue\n".to_owned();
@@ -347,7 +349,7 @@ pub fn files(status: &Status) -> String {
             short.to_string(),
             lost.to_string(),
             if file.readable { "yes" } else { "no" }.to_owned(),
-            file.id.short(),
+            id_text(file.id, long),
         ]
     };
     let columns = [
@@ -434,7 +436,7 @@ mod tests {
             offered_files: vec![found],
             ..Status::default()
         };
-        let text = all(&status);
+        let text = all(&status, false);
         assert!(text.starts_with("peers       2 registered\nfiles       1 file, 1.0 MiB\n\nNAME "), "{text}");
         let reason = "x.bin: chunks may be missing: no peer has all 2 chunks, 2 peers with some of them\n";
         assert!(text.ends_with(&format!("{reason}\nno chunk sets\n")), "{text}");
@@ -527,7 +529,8 @@ mod tests {
         let volunteers = volunteers(&busy);
         assert!(volunteers.contains("07070707") && volunteers.contains("draining"), "{volunteers}");
         assert!(volunteers.contains("pending (60 s)"), "{volunteers}");
-        let files = files(&busy);
+        assert!(files(&busy, true).contains(&busy.files[0].id.to_string()));
+        let files = files(&busy, false);
         assert!(files.contains("offloaded") && files.contains("yes"), "{files}");
         assert!(files.contains("f: own copy stays: 0 of 2 copies\nand 1 more\n"), "{files}");
     }
