@@ -368,14 +368,16 @@ pub const LIMITED_PART_BYTES: usize = 16 * 1024;
 ///
 /// With two, the source always has the next request when it has sent a chunk.
 pub const PIPELINE_MIN: usize = 2;
-/// Requests in flight to a fast source with a short RTT.
+/// Requests in flight to a fast source with a short RTT, for each chunk that the verifier hashes at once.
 ///
-/// Enough for two batches in the verifier and one on the way, with 16 chunks each.
-pub const PIPELINE_MAX: usize = 48;
-/// Chunk time in flight to a fast source: it gets as many requests as it answers in this time.
+/// Enough for two batches in the verifier and one on the way.
+pub const PIPELINE_BATCHES_MAX: usize = 3;
+/// Chunk time in flight to a fast source, for each chunk that the verifier hashes at once: the source gets as many requests
+/// as it answers in this time.
 ///
-/// Limited by [`PIPELINE_MAX`].
-pub const PIPELINE_TIME_MAX: Duration = Duration::from_millis(20);
+/// Measured with 4 and with 16 chunks: below it batches are not full, above it there is no gain. Limited by
+/// [`PIPELINE_BATCHES_MAX`].
+pub const PIPELINE_BATCH_TIME_MAX: Duration = Duration::from_micros(1_250);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
 pub const PIPELINE_LONG_RTT_MAX: usize = 16;
 /// Window of a download to a stream, bytes: chunks behind it are not requested yet.

@@ -18,10 +18,10 @@ use super::summary::Tally;
 use super::verifier::Verifier;
 use crate::content::fmt::counted;
 use crate::content::limits::{
-    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
+    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
     SOURCES_MAX, SOURCES_MIN,
 };
-use crate::content::{Bitfield, ChunkIndex};
+use crate::content::{Bitfield, ChunkIndex, HASH_LANES_MAX, hash_lanes};
 use crate::net::{RateLimit, Shutdown, Threads};
 use crate::protocol::PeerAddress;
 use crate::storage::StoreError;
@@ -150,6 +150,7 @@ impl DownloadScheduler {
     ) -> Self {
         let (job, shutdown) = (Arc::new(job), shutdown.child());
         let mut picker = Picker::new(done, all);
+        picker.set_batch(hash_lanes());
         if job.longest > CHUNK_SIZE_MAX {
             picker.wait_while_bytes_arrive();
         }
@@ -599,7 +600,7 @@ impl DownloadScheduler {
         self.upstreams.begin(now);
         self.starts_left = self.starts_left.saturating_sub(1);
         // Never full: requests in flight to a source are limited by the pipeline depth.
-        let (commands, queued) = bounded(PIPELINE_MAX * 2);
+        let (commands, queued) = bounded(PIPELINE_BATCHES_MAX * HASH_LANES_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
         let pieces = FragmentCount::default();

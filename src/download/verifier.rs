@@ -14,7 +14,7 @@ use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use crate::content::limits::{
     VERIFY_BATCH_BYTES, VERIFY_BATCH_TIMEOUT, VERIFY_HELPERS_MAX, VERIFY_MEMORY_BYTES,
 };
-use crate::content::{ChunkIndex, Digest, HASH_LANES_MAX, hash_lanes};
+use crate::content::{ChunkIndex, Digest, hash_lanes};
 use crate::net::{Shutdown, Threads};
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
@@ -77,7 +77,7 @@ impl Verifier {
         let helpers_max = if cores > 1 { cores.min(VERIFY_HELPERS_MAX) } else { 0 };
         // One waiting batch; a reader thread that finds the queue full adds its own chunk to the rest and
         // verifies the batch.
-        let (sender, chunks) = bounded(2 * HASH_LANES_MAX - 1);
+        let (sender, chunks) = bounded(2 * hash_lanes() - 1);
         let queue = VerifyQueue {
             job,
             events,
@@ -86,7 +86,7 @@ impl Verifier {
             bytes_in_use: AtomicUsize::default(),
             last: AtomicU64::default(),
             started: Instant::now(),
-            spare: bounded((helpers_max + 2) * HASH_LANES_MAX),
+            spare: bounded((helpers_max + 2) * hash_lanes()),
             shutdown: shutdown.clone(),
         };
         Self {

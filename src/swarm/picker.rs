@@ -14,7 +14,7 @@ mod upstream;
 use super::Moment;
 use super::trees::stripe_of;
 use crate::content::limits::{
-    ENDGAME_COPIES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MAX, PIPELINE_MIN, PIPELINE_TIME_MAX,
+    ENDGAME_COPIES_MAX, PIPELINE_BATCH_TIME_MAX, PIPELINE_BATCHES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
@@ -66,6 +66,8 @@ const BUSY_SOURCES_MIN: usize = 3;
 const HELPERS_MAX: usize = 2;
 /// RTT below which the pipeline depth ignores the RTT.
 const SHORT_RTT_MAX: Duration = Duration::from_millis(10);
+/// Chunks that a verifier hashes at once, unless [`Picker::set_batch`] sets another number.
+const BATCH_DEFAULT: usize = 4;
 /// Maximum number of hints kept for one source.
 const HINTS_MAX: usize = 64;
 
@@ -134,6 +136,8 @@ pub struct Picker {
     expects_more: bool,
     /// Whether a chunk is not late while bytes arrive from a source that it was requested from.
     is_patient: bool,
+    /// Chunks that the verifier hashes at once.
+    batch: usize,
 }
 
 impl Picker {
@@ -154,6 +158,7 @@ impl Picker {
             in_order: false,
             expects_more: false,
             is_patient: false,
+            batch: BATCH_DEFAULT,
             done,
         };
         if all {
@@ -161,6 +166,11 @@ impl Picker {
             missing.into_iter().for_each(|index| picker.want(index));
         }
         picker
+    }
+
+    /// Sets the number of chunks that the verifier hashes at once; fast sources get requests for full batches.
+    pub fn set_batch(&mut self, batch: usize) {
+        self.batch = batch.max(1);
     }
 
     /// Lets no chunk count as late while bytes arrive from a source that it was requested from: chunks are so large that
@@ -340,7 +350,8 @@ impl Picker {
         let Some(chunk_time) = source.chunk_time else { return least };
         let chunk_time = chunk_time.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
-        let fast = limited(PIPELINE_TIME_MAX.as_nanos() / chunk_time, PIPELINE_MAX);
+        let in_flight = PIPELINE_BATCH_TIME_MAX.as_nanos() * self.batch as u128;
+        let fast = limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch);
         if source.rtt < SHORT_RTT_MAX {
             return least.max(fast);
         }

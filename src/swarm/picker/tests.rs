@@ -49,6 +49,24 @@ fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
 }
 
 #[test]
+fn a_fast_source_gets_requests_for_three_batches_of_the_verifier() {
+    for batch in [4, 16] {
+        let mut picker = picker(1_000);
+        picker.set_batch(batch);
+        let (id, mut now, mut random) = (SourceId(0), NOW, rng());
+        picker.add_source(id, Bitfield::all(1_000), NOW);
+        picker.set_rtt(id, Duration::ZERO);
+        let mut flying = std::collections::VecDeque::new();
+        for _ in 0..200 {
+            flying.extend(std::iter::from_fn(|| picker.pick(id, now, &mut random)));
+            now += Duration::from_micros(100);
+            picker.arrived(id, flying.pop_front().unwrap(), now);
+        }
+        assert_eq!(flying.len() + 1, PIPELINE_BATCHES_MAX * batch);
+    }
+}
+
+#[test]
 fn the_rarest_chunk_goes_first() {
     let mut picker = picker(3);
     picker.add_source(SourceId(0), Bitfield::all(3), NOW);
