@@ -41,7 +41,7 @@ struct Flags {
     #[arg(long, conflicts_with_all = ["items", "id", "all", "out", "local_name", "overwrite", "stay", "durable",
         "on_complete"], help_heading = FILES)]
     list: bool,
-    /// Show all 64 digits of each id in the list
+    /// Show all 64 digits of each id
     #[arg(long, requires = "list", help_heading = FILES)]
     long: bool,
     /// List the part files that interrupted downloads left in this folder and that no program uses, and remove them after
