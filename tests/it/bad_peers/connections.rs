@@ -183,14 +183,21 @@ fn a_half_closed_connection_counts_toward_the_limit_and_ends_at_the_interrupt() 
     let file = write(place.path(), "f.bin", &random_bytes(3, 16 << 20));
     let flags = ["--chunk-size", "1MiB", "--max-connections", "2", "-v"];
     let mut seeder = seeder(place.path(), &file, &tracker, &flags);
-    // The connection by which the tracker verifies the seeder's address counts, too.
+    // The connections by which the tracker verifies the seeder's addresses count, too: until they have ended, the seeder
+    // refuses another one.
     seeder.wait_for_text("closed its connection");
+    let accepted = || loop {
+        let mut wire = Wire::connect(seeder.address());
+        let is_sent = wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).is_ok();
+        if is_sent && matches!(wire.message(), Some(PeerResponse::Hello { .. })) {
+            break wire;
+        }
+        std::thread::yield_now();
+    };
     // Each requests far more bytes than the socket buffers hold, closes its sending side, and reads nothing.
     let stalled: Vec<Wire> = (0..2)
         .map(|_| {
-            let mut wire = Wire::connect(seeder.address());
-            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
-            assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
+            let mut wire = accepted();
             for index in 0..16 {
                 let index = shoal::content::ChunkIndex(index);
                 wire.send(&PeerRequest::Chunk { file: whole.id(), index }).unwrap();
