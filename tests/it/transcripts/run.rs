@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_correct_transcript_passes_and_a_wrong_line_is_named() {
-        let correct = "$ echo one; echo two\none\ntwo\n$ tracker\n…\n^C\n$ echo $?\n0\n$ tracker\n… - INFO - tracker listening on …";
+        let correct = "$ echo one; echo two\none\ntwo\n$ seeder -f peer1/file1.txt\n…\n^C\n$ echo $?\n0\n$ tracker\n… - INFO - tracker listening on …";
         assert_eq!(outcome(correct), Ok(()));
         if Network::new(false).is_none() {
             return;
