@@ -6,7 +6,6 @@
 use super::line::escaped;
 use crate::content::FileId;
 pub use crate::content::fmt::size;
-use crate::content::limits::LISTED_HOLDERS_MAX;
 use crate::protocol::tracker::FoundFile;
 use unicode_width::UnicodeWidthStr;
 
@@ -57,20 +56,6 @@ pub fn percent(done: u64, total: u64) -> String {
     }
 }
 
-/// The numbers of holders with all chunks and with some chunks. A response may omit addresses: `3+` means three or
-/// more.
-pub fn holders(found: &FoundFile) -> (String, String) {
-    let (whole, partial, all) = (found.whole.len(), found.partial.len(), found.holders as usize);
-    let unnamed = all.saturating_sub(whole + partial);
-    match (whole < LISTED_HOLDERS_MAX, partial < LISTED_HOLDERS_MAX) {
-        _ if unnamed == 0 => (whole.to_string(), partial.to_string()),
-        // A tracker always names up to LISTED_HOLDERS holders of a kind: if it named fewer, it named all of that kind.
-        (true, _) => (whole.to_string(), (partial + unnamed).to_string()),
-        (_, true) => ((whole + unnamed).to_string(), partial.to_string()),
-        _ => (format!("{whole}+"), format!("{partial}+")),
-    }
-}
-
 /// The first digits of an id, or all of them.
 pub fn id_text(id: FileId, long: bool) -> String {
     if long { id.to_string() } else { id.short() }
@@ -83,11 +68,17 @@ pub fn files(files: &[FoundFile], long: bool) -> String {
     let mut files: Vec<&FoundFile> = files.iter().collect();
     files.sort_by_key(|found| (&found.file.name, found.file.id));
     let row = |found: &&FoundFile| {
-        let (whole, partial) = holders(found);
         let file = &found.file;
         let id = id_text(file.id, long);
         let name = file.name.to_string();
-        [name, size(file.size), file.chunks.to_string(), whole, partial, id]
+        [
+            name,
+            size(file.size),
+            file.chunks.to_string(),
+            found.complete.to_string(),
+            found.partial_count().to_string(),
+            id,
+        ]
     };
     let rows: Vec<_> = files.iter().map(row).collect();
     let columns = [
@@ -117,6 +108,7 @@ pub(in crate::cli) mod tests {
         FoundFile {
             file: FileSummary { id: FileId([id; 32]), name, size: 1 << 20, chunks: 2 },
             holders,
+            complete: whole.into(),
             whole: addresses(whole, 1),
             partial: addresses(partial, 1_000),
             md5: None,
@@ -150,21 +142,6 @@ pub(in crate::cli) mod tests {
                 "b     1.0 MiB       2      1        0  02020202",
             ]
         );
-    }
-
-    #[test]
-    fn omitted_holders_are_counted_if_their_kind_is_known() {
-        for (all, whole, partial, shown) in [
-            (2, 1, 1, ("1", "1")),
-            (9, 3, 1, ("8", "1")),
-            (9, 0, 3, ("0", "9")),
-            (9, 3, 3, ("3+", "3+")),
-            (6, 3, 3, ("3", "3")),
-            (0, 1, 0, ("1", "0")),
-        ] {
-            let (got, rest) = holders(&found(1, "f", all, whole, partial));
-            assert_eq!((got.as_str(), rest.as_str()), shown);
-        }
     }
 
     #[test]

@@ -225,6 +225,7 @@ fn group_by_file(query: &Query, answers: Vec<(PeerAddress, OfferedFile)>) -> Vec
         let entry = found.entry(key_of(query, &file)).or_insert_with(|| FoundFile {
             file: file.clone(),
             holders: 0,
+            complete: 0,
             whole: Vec::new(),
             partial: Vec::new(),
             md5: None,
@@ -234,7 +235,10 @@ fn group_by_file(query: &Query, answers: Vec<(PeerAddress, OfferedFile)>) -> Vec
         }
         entry.holders += 1;
         match held >= file.chunks {
-            true => entry.whole.push(address),
+            true => {
+                entry.complete += 1;
+                entry.whole.push(address);
+            }
             false => entry.partial.push(address),
         }
     }
@@ -290,6 +294,7 @@ pub(super) fn merge_holders(entry: &mut FoundFile, whole: Vec<PeerAddress>, part
     };
     let (whole, partial) = (unknown(entry, whole), unknown(entry, partial));
     entry.holders += (whole.len() + partial.len()) as u32;
+    entry.complete += whole.len() as u32;
     entry.whole.extend(whole);
     entry.partial.extend(partial);
 }

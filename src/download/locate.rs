@@ -389,7 +389,7 @@ mod tests {
         bytes[31] = id;
         let name = FileName::new(name).unwrap();
         let file = FileSummary { id: FileId(bytes), name, size: 9, chunks: 1 };
-        FoundFile { file, holders: 0, whole: Vec::new(), partial: Vec::new(), md5: None }
+        FoundFile { file, holders: 0, complete: 0, whole: Vec::new(), partial: Vec::new(), md5: None }
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl Finder for TicketFinder {
         }
         let file = FileSummary { id: *id, name: name.clone(), size: *size, chunks: 0 };
         let whole: Vec<PeerAddress> = PeerAddress::new(peers.iter().copied()).into_iter().collect();
-        let mut found = FoundFile { file, holders: whole.len() as u32, whole, partial: vec![], md5: None };
+        let mut found =
+            FoundFile { holders: 0, complete: 0, file, whole: vec![], partial: vec![], md5: None };
+        merge_holders(&mut found, whole, vec![]);
         let is_first = !std::mem::replace(&mut self.searched, true);
         let limit = if is_first { FIRST_SEARCH_TIMEOUT } else { SEARCH_TIMEOUT };
         let query = Query { id: query.id, ..Query::default() };
@@ -219,7 +221,7 @@ mod tests {
         let file =
             FileSummary { id: FileId([7; 32]), name: FileName::new(name).unwrap(), size: 99, chunks: 1 };
         let md5 = Some(Md5([1; 16]));
-        FoundFile { file, holders: 1, whole: vec![address(holder).into()], partial: vec![], md5 }
+        FoundFile { file, holders: 1, complete: 1, whole: vec![address(holder).into()], partial: vec![], md5 }
     }
 
     fn finder(

@@ -1,6 +1,6 @@
 //! IP addresses of this host.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 /// Beginnings of the names of interfaces that lead only to containers or virtual machines of this host.
@@ -15,6 +15,8 @@ const UNUSABLE: u32 = 0x08 | 0x20 | 0x40;
 struct InterfaceAddress {
     interface: String,
     ip: IpAddr,
+    /// The interface of a link-local IPv6 address; otherwise 0.
+    scope: u32,
     /// The interface is a bridge.
     is_bridge: bool,
     /// A default route leads through the interface.
@@ -23,15 +25,44 @@ struct InterfaceAddress {
     is_temporary: bool,
 }
 
-/// The IP addresses of the network interfaces that are up: no loopback address, no link-local IPv6 address, and none of
-/// a bridge that leads only to containers or virtual machines of this host. IPv4 addresses come first; empty if the
-/// system does not list them.
-pub fn host_addresses() -> Vec<IpAddr> {
-    let all = interface_addresses().into_iter().filter(|one| one.is_routed || !one.is_bridge);
-    let mut found: Vec<IpAddr> = all.map(|one| one.ip).filter(|ip| is_usable(*ip)).collect();
-    found.sort_by_key(IpAddr::is_ipv6);
+/// The addresses of the network interfaces that are up, with port 0: no loopback address, and none of a bridge that leads
+/// only to containers or virtual machines of this host. Link-local IPv6 addresses, with their scope, only if there is no
+/// other. IPv4 addresses come first; empty if the system does not list them.
+pub fn host_addresses() -> Vec<SocketAddr> {
+    select_for_host(&interface_addresses())
+}
+
+fn select_for_host(all: &[InterfaceAddress]) -> Vec<SocketAddr> {
+    let all = || all.iter().filter(|one| one.is_routed || !one.is_bridge);
+    let mut found: Vec<SocketAddr> =
+        all().filter(|one| is_usable(one.ip)).map(InterfaceAddress::socket_address).collect();
+    if found.is_empty() {
+        found.extend(all().filter(|one| is_link_local(one.ip)).map(InterfaceAddress::socket_address));
+    }
+    found.sort_by_key(SocketAddr::is_ipv6);
     found.dedup();
     found
+}
+
+/// The address with the scope of the interface that has it, if it is a link-local IPv6 address of this host without one.
+pub fn with_own_scope(address: SocketAddr) -> SocketAddr {
+    let SocketAddr::V6(mut v6) = address else { return address };
+    if v6.scope_id() == 0
+        && v6.ip().is_unicast_link_local()
+        && let Some(own) = interface_addresses().iter().find(|own| own.ip == *v6.ip())
+    {
+        v6.set_scope_id(own.scope);
+    }
+    v6.into()
+}
+
+impl InterfaceAddress {
+    fn socket_address(&self) -> SocketAddr {
+        match self.ip {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, 0, 0, self.scope).into(),
+            ip => SocketAddr::new(ip, 0),
+        }
+    }
 }
 
 /// The IP addresses for a ticket, those of the default route first: addresses of [`host_addresses`] that other hosts can
@@ -80,15 +111,16 @@ fn interface_addresses() -> Vec<InterfaceAddress> {
         let address = interface.address.as_ref();
         let v4 =
             address.and_then(|address| address.as_sockaddr_in()).map(|address| IpAddr::from(address.ip()));
-        let v6 =
-            address.and_then(|address| address.as_sockaddr_in6()).map(|address| IpAddr::from(address.ip()));
-        let Some(ip) = v4.or(v6) else { continue };
+        let v6 = address.and_then(|address| address.as_sockaddr_in6());
+        let scope = v6.map_or(0, |address| address.scope_id());
+        let Some(ip) = v4.or(v6.map(|address| IpAddr::from(address.ip()))) else { continue };
         let flags = flags.iter().find(|(known, _)| IpAddr::from(*known) == ip).map_or(0, |(_, flags)| *flags);
         if flags & UNUSABLE != 0 {
             continue;
         }
         found.push(InterfaceAddress {
             ip,
+            scope,
             is_bridge: Path::new("/sys/class/net").join(&name).join("bridge").exists(),
             is_routed: routed.contains(&name),
             is_temporary: flags & TEMPORARY != 0,
@@ -197,7 +229,7 @@ mod tests {
         {
             assert_eq!(is_usable(text.parse().unwrap()), usable, "{text}");
         }
-        assert!(host_addresses().into_iter().all(is_usable));
+        assert!(host_addresses().iter().all(|at| is_usable(at.ip()) || is_link_local(at.ip())));
         assert!(ticket_addresses().into_iter().all(|ip| is_usable(ip) && !is_link_local(ip)));
     }
 
@@ -205,10 +237,26 @@ mod tests {
         InterfaceAddress {
             interface: interface.to_owned(),
             ip: ip.parse().unwrap(),
+            scope: 0,
             is_bridge: false,
             is_routed: false,
             is_temporary: false,
         }
+    }
+
+    #[test]
+    fn a_host_has_its_link_local_addresses_only_without_others() {
+        let mut all = vec![
+            address("lo", "127.0.0.1"),
+            InterfaceAddress { scope: 3, ..address("eth0", "fe80::5") },
+            InterfaceAddress { is_bridge: true, scope: 4, ..address("br-1", "fe80::6") },
+        ];
+        let shown = |all: &[InterfaceAddress]| {
+            select_for_host(all).iter().map(SocketAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&all), ["[fe80::5%3]:0"]);
+        all.extend([address("eth1", "fd00::1"), address("eth1", "169.254.3.4")]);
+        assert_eq!(shown(&all), ["169.254.3.4:0", "[fd00::1]:0"]);
     }
 
     fn selected(all: &[InterfaceAddress]) -> Vec<String> {

@@ -26,7 +26,7 @@ pub use blocked_channel::BlockedChannel;
 pub use dial::{dial, dial_any};
 pub use endpoint::Endpoint;
 pub use framed_stream::{FrameReader, FrameWriter, StreamError};
-pub use interfaces::{host_addresses, ticket_addresses};
+pub use interfaces::{host_addresses, ticket_addresses, with_own_scope};
 pub use listener::{Activity, Listener, bind_udp};
 pub use listening::{BindError, Listening};
 pub use memory_budget::MemoryBudget;

@@ -20,8 +20,12 @@ pub struct FoundFile {
     /// The file.
     #[serde(flatten)]
     pub file: FileSummary,
-    /// Number of live holders, complete and partial; more than the addresses below if those are a selection.
+    /// Number of live holders, complete and partial; more than the addresses below if those are a selection, or if the
+    /// receiver can reach no address of some holders.
     pub holders: u32,
+    /// Number of live holders that are complete.
+    #[serde(default)]
+    pub complete: u32,
     /// Complete holders; a random selection if there are more than requested.
     pub whole: Vec<PeerAddress>,
     /// Partial holders, and peers that have just started to download.
@@ -32,6 +36,13 @@ pub struct FoundFile {
     /// MD5 of the whole file, if the tracker stores the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<Md5>,
+}
+
+impl FoundFile {
+    /// Number of live holders that are not complete.
+    pub fn partial_count(&self) -> u32 {
+        self.holders.saturating_sub(self.complete)
+    }
 }
 
 /// A file that a peer offers.

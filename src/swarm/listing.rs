@@ -78,8 +78,14 @@ mod tests {
             "[1111:2222:3333:4444:5555:6666:7777:8888]:65535".parse::<std::net::SocketAddr>().unwrap();
         let holders: Vec<PeerAddress> = vec![address.into(); LISTED_HOLDERS_MAX];
         let file = FileSummary { id: FileId([255; 32]), name, size: u64::MAX, chunks: u32::MAX };
-        let found =
-            FoundFile { file, holders: u32::MAX, whole: holders.clone(), partial: holders, md5: None };
+        let found = FoundFile {
+            file,
+            holders: u32::MAX,
+            complete: u32::MAX,
+            whole: holders.clone(),
+            partial: holders,
+            md5: None,
+        };
         let one = encode(std::slice::from_ref(&found)).len() as u64;
         let fitting = (LIST_MAX - 2) / one;
         let payload = encode(&vec![found; fitting as usize + 9_000]);

@@ -135,8 +135,12 @@ impl Candidates {
             DialState::Other => false,
         });
         let rank = |one: &&Candidate| match one.state {
-            DialState::Works => (0, one.is_loopback(), one.kind),
-            _ => (1, self.source_counts() != (one.kind == Kind::Source), one.kind),
+            // An own link-local address has no scope here: only its peers can complete it.
+            DialState::Works => {
+                let has_no_scope = one.kind == Kind::Own && is_link_local_v6(one.address.ip());
+                (0, 2 * u8::from(has_no_scope) + u8::from(one.is_loopback()), one.kind)
+            }
+            _ => (1, u8::from(self.source_counts() != (one.kind == Kind::Source)), one.kind),
         };
         usable.min_by_key(rank).map(|one| one.address)
     }
@@ -182,10 +186,45 @@ impl Candidates {
     }
 }
 
+/// Candidates by the slot of their peer. A lookup reads those of each holder: an index is faster than a hash.
+#[derive(Debug, Default)]
+struct SlotTable(Vec<Option<Box<(PeerId, Candidates)>>>);
+
+impl SlotTable {
+    fn get(&self, id: PeerId) -> Option<&Candidates> {
+        let entry = self.0.get(id.slot() as usize)?.as_ref()?;
+        // The slot may belong to another registration by now.
+        (entry.0 == id).then_some(&entry.1)
+    }
+
+    fn get_mut(&mut self, id: PeerId) -> Option<&mut Candidates> {
+        let entry = self.0.get_mut(id.slot() as usize)?.as_mut()?;
+        (entry.0 == id).then_some(&mut entry.1)
+    }
+
+    fn insert(&mut self, id: PeerId, candidates: Candidates) {
+        let slot = id.slot() as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(Box::new((id, candidates)));
+    }
+
+    fn remove(&mut self, id: PeerId) -> Option<Candidates> {
+        let entry = self.0.get_mut(id.slot() as usize)?;
+        let removed = entry.take_if(|entry| entry.0 == id)?;
+        Some(removed.1)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Candidates> {
+        self.0.iter().flatten().map(|entry| &entry.1)
+    }
+}
+
 /// The candidates of all peers that are dialled.
 #[derive(Debug, Default)]
 pub struct Reaches {
-    peers: HashMap<PeerId, Candidates>,
+    peers: SlotTable,
     /// The registrations with each address.
     claimed: HashMap<SocketAddr, Vec<PeerId>>,
     outstanding: usize,
@@ -194,7 +233,7 @@ pub struct Reaches {
 impl Reaches {
     /// Notes the candidates of a peer. Returns the addresses to dial.
     pub(super) fn put(&mut self, id: PeerId, mut candidates: Candidates) -> Vec<SocketAddr> {
-        if let Some(before) = self.peers.get(&id) {
+        if let Some(before) = self.peers.get(id) {
             for one in &mut candidates.list {
                 let known = before.list.iter().find(|known| known.address == one.address);
                 if known.is_some_and(|known| known.state == DialState::Works) {
@@ -221,7 +260,7 @@ impl Reaches {
 
     /// Forgets a peer.
     pub(super) fn remove(&mut self, id: PeerId) {
-        let Some(gone) = self.peers.remove(&id) else { return };
+        let Some(gone) = self.peers.remove(id) else { return };
         for one in gone.list {
             if let Some(claims) = self.claimed.get_mut(&one.address) {
                 claims.retain(|peer| *peer != id);
@@ -235,7 +274,7 @@ impl Reaches {
     /// Notes a result. If the peer has proven itself, returns the other peers that have registered this address.
     pub(super) fn note(&mut self, id: PeerId, address: SocketAddr, state: DialState) -> Vec<PeerId> {
         self.outstanding = self.outstanding.saturating_sub(1);
-        let peer = self.peers.get_mut(&id).into_iter().flat_map(|peer| &mut peer.list);
+        let peer = self.peers.get_mut(id).into_iter().flat_map(|peer| &mut peer.list);
         let mut known = false;
         for one in peer.filter(|one| one.address == address) {
             (one.state, known) = (state, true);
@@ -246,7 +285,7 @@ impl Reaches {
 
     /// Notes that another peer answers at an address of a peer. Returns whether the peer has no other address.
     pub(super) fn displace(&mut self, id: PeerId, address: SocketAddr) -> bool {
-        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let Some(peer) = self.peers.get_mut(id) else { return false };
         for one in peer.list.iter_mut().filter(|one| one.address == address) {
             one.state = DialState::Other;
         }
@@ -255,36 +294,36 @@ impl Reaches {
 
     /// The candidates of a peer, if it is dialled.
     pub(super) fn of(&self, id: PeerId) -> Option<&Candidates> {
-        self.peers.get(&id)
+        self.peers.get(id)
     }
 
     /// Whether a peer has proven itself at a loopback address.
     pub(super) fn works_on_loopback(&self, id: PeerId) -> bool {
         let works = |one: &Candidate| one.is_loopback() && one.state == DialState::Works;
-        self.peers.get(&id).is_some_and(|peer| peer.list.iter().any(works))
+        self.peers.get(id).is_some_and(|peer| peer.list.iter().any(works))
     }
 
     /// The key by which a peer proves its identity.
     pub(super) fn key(&self, id: PeerId) -> Option<IdentityKey> {
-        self.peers.get(&id)?.key
+        self.peers.get(id)?.key
     }
 
     /// The results of a peer; `None` if it is not dialled.
     pub fn reachability(&self, id: PeerId) -> Option<Reachability> {
-        self.peers.get(&id).map(Candidates::reachability)
+        self.peers.get(id).map(Candidates::reachability)
     }
 
     /// Source addresses of peers with an address that is given only to requesters with the same source address. All other
     /// requesters get the same view, apart from loopback and link-local ones.
     pub(super) fn private_sources(&self) -> HashSet<IpAddr> {
         let is_private = |one: &Candidate| one.kind != Kind::Source && one.state != DialState::Works;
-        let private = self.peers.values().filter(|peer| peer.list.iter().any(is_private));
+        let private = self.peers.iter().filter(|peer| peer.list.iter().any(is_private));
         private.map(|peer| peer.source).collect()
     }
 
     /// The addresses of a peer, which the tracker names `address`, for a requester; `None` if it can use none.
     pub(super) fn view(&self, id: PeerId, address: SocketAddr, requester: IpAddr) -> Option<PeerAddress> {
-        match self.peers.get(&id) {
+        match self.peers.get(id) {
             Some(candidates) => candidates.view(requester.to_canonical()),
             None if address.ip().is_loopback() && !requester.to_canonical().is_loopback() => None,
             None => Some(address.into()),
@@ -293,7 +332,7 @@ impl Reaches {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty() && self.claimed.is_empty()
+        self.peers.iter().next().is_none() && self.claimed.is_empty()
     }
 }
 
@@ -308,8 +347,10 @@ fn with_port(source: SocketAddr, port: u16) -> SocketAddr {
 fn is_usable(address: SocketAddr, kind: Kind, source: IpAddr) -> bool {
     is_dialable(address)
         && (!address.ip().is_loopback() || source.to_canonical().is_loopback())
-        // A link-local address is valid only on the interface of the source address.
-        && (kind == Kind::Source || !is_link_local_v6(address.ip()))
+        // A link-local address is valid only on the interface of the source address, or on this host itself.
+        && (!is_link_local_v6(address.ip())
+            || kind == Kind::Source
+            || (kind == Kind::Own && source.to_canonical().is_loopback()))
 }
 
 /// Whether peers can connect to an address at all.
@@ -476,6 +517,17 @@ mod tests {
         assert_eq!(dialled, [SocketAddr::from(source)], "only through the interface of the source address");
         assert_eq!(view(&reaches, "fe80::7"), ["[fe80::1]:7000"]);
         assert_eq!(view(&reaches, "fd00::7"), [""; 0]);
+    }
+
+    #[test]
+    fn a_peer_on_the_host_of_the_tracker_may_have_a_link_local_address() {
+        let (mut reaches, dialled) = reaches("127.0.0.1:4000", &registration(None, &["fe80::9"]));
+        assert_eq!(dialled, ["127.0.0.1:7000", "[fe80::9]:7000"].map(address));
+        reaches.note(PEER, address("127.0.0.1:7000"), DialState::Works);
+        reaches.note(PEER, address("[fe80::9]:7000"), DialState::Works);
+        assert_eq!(view(&reaches, "fe80::7"), ["[fe80::9]:7000"]);
+        assert_eq!(view(&reaches, "127.0.0.1"), ["127.0.0.1:7000"]);
+        assert_eq!(reaches.of(PEER).unwrap().preferred(), Some(address("127.0.0.1:7000")));
     }
 
     #[test]

@@ -522,9 +522,12 @@ impl Registry {
         // Half of the places are for complete holders; each half uses the places that the other leaves free.
         whole.truncate(limit.saturating_sub(partial.len().min(limit / 2)));
         partial.truncate(limit - whole.len());
-        let holds = |peer: &PeerId| self.peers.get(*peer).is_some_and(|peer| peer.held.get(number).is_some());
-        let displaced = self.displaced.iter().filter(|peer| Some(**peer) != except && holds(peer)).count();
-        let asker = except.and_then(|peer| self.peers.get(peer)?.held.get(number)).is_some();
+        let (mut holders, mut complete) = (file.holders.len(), file.holders.list(true).len());
+        let displaced = self.displaced.iter().copied().filter(|peer| Some(*peer) != except);
+        for spot in displaced.chain(except).filter_map(|peer| self.peers.get(peer)?.held.get(number)) {
+            holders -= 1;
+            complete -= usize::from(spot.is_whole());
+        }
         Some(FoundFile {
             file: FileSummary {
                 id,
@@ -532,7 +535,8 @@ impl Registry {
                 size: file.size,
                 chunks: file.chunks,
             },
-            holders: (file.holders.len() - usize::from(asker)).saturating_sub(displaced) as u32,
+            holders: holders as u32,
+            complete: complete as u32,
             whole,
             partial,
             md5: None,

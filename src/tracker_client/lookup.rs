@@ -220,21 +220,24 @@ fn usable_address(address: SocketAddr, tracker: SocketAddr) -> Option<SocketAddr
 }
 
 /// Resolves the addresses of all holders, and removes duplicates: a peer that shares the file and also stores
-/// replicas of it is reported twice.
+/// replicas of it is reported twice. A holder that this host cannot dial stays in the counts.
 fn resolve_holders(found: &mut FoundFile, tracker: SocketAddr) {
-    let FoundFile { whole, partial, holders, .. } = found;
-    let reported = whole.len() + partial.len();
     let mut seen: HashSet<SocketAddr> = HashSet::new();
-    for list in [&mut *whole, &mut *partial] {
-        let resolved = list.iter().filter_map(|peer| peer.map(|address| usable_address(address, tracker)));
-        let mut known = |peer: &PeerAddress| {
-            let known = peer.all().any(|address| seen.contains(&address));
-            seen.extend(peer.all());
-            known
-        };
-        *list = resolved.filter(|peer| !known(peer)).collect();
-    }
-    *holders = holders.saturating_sub((reported - whole.len() - partial.len()) as u32);
+    let mut resolve = |list: &mut Vec<PeerAddress>| {
+        let mut duplicates = 0;
+        list.retain_mut(|peer| {
+            let Some(resolved) = peer.map(|address| usable_address(address, tracker)) else { return false };
+            let is_known = resolved.all().any(|address| seen.contains(&address));
+            seen.extend(resolved.all());
+            duplicates += u32::from(is_known);
+            *peer = resolved;
+            !is_known
+        });
+        duplicates
+    };
+    let (complete, partial) = (resolve(&mut found.whole), resolve(&mut found.partial));
+    found.complete = found.complete.saturating_sub(complete);
+    found.holders = found.holders.saturating_sub(complete + partial);
 }
 
 fn lookup_over_tcp(
@@ -309,6 +312,7 @@ mod tests {
         let mut found = FoundFile {
             file: FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 },
             holders: 9,
+            complete: 4,
             whole: addresses(&["0.0.0.0:7", "10.0.0.2:7"]),
             partial: addresses(&["[::]:8", "10.0.0.2:7", "10.0.0.3:7", "10.0.0.3:7"]),
             md5: None,
@@ -316,6 +320,6 @@ mod tests {
         resolve_holders(&mut found, tracker);
         assert_eq!(found.whole, addresses(&["10.0.0.1:7", "10.0.0.2:7"]));
         assert_eq!(found.partial, addresses(&["10.0.0.1:8", "10.0.0.3:7"]));
-        assert_eq!(found.holders, 7);
+        assert_eq!((found.holders, found.complete), (7, 4));
     }
 }

@@ -77,19 +77,24 @@ impl Presence {
         }
     }
 
-    /// The IP addresses on which other hosts may reach this program.
+    /// The IP addresses on which other hosts may reach this program; link-local IPv6 addresses only if there is no other.
     pub fn addresses(&self) -> Vec<IpAddr> {
+        let of_host = || host_addresses().into_iter().map(|at| at.ip());
         let mut all = Vec::new();
         for ip in self.0.listening.addresses() {
             match ip {
                 IpAddr::V4(any) if any.is_unspecified() => {
-                    all.extend(host_addresses().into_iter().filter(IpAddr::is_ipv4));
+                    all.extend(of_host().filter(IpAddr::is_ipv4));
                 }
-                ip if ip.is_unspecified() => all.extend(host_addresses()),
+                ip if ip.is_unspecified() => all.extend(of_host()),
                 ip => all.push(ip),
             }
         }
-        all.retain(|ip| !ip.is_loopback() && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+        all.retain(|ip| !ip.is_loopback());
+        let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if !all.iter().all(is_link_local) {
+            all.retain(|ip| !is_link_local(ip));
+        }
         all.truncate(PEER_ADDRESSES_MAX);
         all
     }
@@ -111,7 +116,7 @@ impl Presence {
     /// reached from other hosts.
     pub fn registered(&self, local: Option<SocketAddr>, public: bool) {
         if public && local.is_some_and(|local| local.ip().is_loopback()) {
-            self.widen(host_addresses().into_iter().map(|ip| SocketAddr::new(ip, 0)));
+            self.widen(host_addresses());
         }
     }
 

@@ -194,7 +194,7 @@ mod tests {
         let found = files.iter().map(|(id, name)| {
             let name = FileName::new(*name).unwrap();
             let file = FileSummary { id: FileId([*id; 32]), name, size: 9, chunks: 1 };
-            FoundFile { file, holders: 1, whole: vec![], partial: vec![], md5: None }
+            FoundFile { file, holders: 1, complete: 1, whole: vec![], partial: vec![], md5: None }
         });
         found.collect()
     }

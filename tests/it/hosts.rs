@@ -102,6 +102,10 @@ fn a_peer_that_no_host_can_reach_is_told_the_remedy() {
     assert!(warning.contains("--listen 0.0.0.0"), "{warning}");
     assert!(!seeder.has_said("reachable at"), "a chosen address is never widened");
     site.hub.wait_for_text("cannot be reached from this host");
+    let mut list = site.start('C', "leecher", &["--list", "--tracker", "10.0.0.1"]);
+    list.ends_with(0);
+    let is_complete = |line: &str| line.starts_with("x.bin  293.0 KiB       1      1        0  ");
+    list.wait_for("a complete holder without a usable address", is_complete);
     let mut leecher = site.start('C', "leecher", &["x.bin", "--tracker", "10.0.0.1", "--wait", "0"]);
     leecher.ends_with(3);
 }
@@ -178,6 +182,28 @@ fn a_tracker_at_a_link_local_address_serves_its_network() {
     leecher.ends_with(0);
     assert_holds(&site.folder('C').join("x.bin"), &bytes);
     assert!(!seeder.has_said("no other host can connect"));
+}
+
+#[test]
+fn a_seeder_beside_its_tracker_is_reached_where_hosts_have_link_local_addresses_only() {
+    let Some(site) = Site::with_listen("tracker", "[::]") else { return };
+    let tracker = format!("{}%eth0", site.link_local('A'));
+    site.link_local('C');
+    for host in ['A', 'C'] {
+        let mut remove = site.network.command(Some(host));
+        remove.args(["ip", "-4", "addr", "flush", "dev", "eth0"]);
+        assert!(remove.status().unwrap().success());
+    }
+    let bytes = random_bytes(7, 1_000_000);
+    write(site.folder('A'), "x.bin", &bytes);
+    let seeder = site.start('A', "seeder", &["-f", "x.bin"]);
+    seeder.wait_for_text("reachable at [fe80::");
+    let mut list = site.start('C', "leecher", &["--list", "--tracker", &tracker]);
+    list.ends_with(0);
+    list.wait_for("on stdout", |line| line.starts_with("x.bin  976.6 KiB       2      1        0  "));
+    let mut leecher = site.start('C', "leecher", &["x.bin", "--tracker", &tracker]);
+    leecher.ends_with(0);
+    assert_holds(&site.folder('C').join("x.bin"), &bytes);
 }
 
 #[test]

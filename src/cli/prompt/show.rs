@@ -198,7 +198,7 @@ pub fn why(why: &Why<'_>) -> String {
             }
             for found in found {
                 let file = &found.file;
-                let (whole, partial) = table::holders(found);
+                let (whole, partial) = (found.complete, found.partial_count());
                 let size = size(file.size);
                 put("peers", &format!("{whole} complete, {partial} partial: {size}, id {}", file.id));
                 put("", &named(found, &why.peers));

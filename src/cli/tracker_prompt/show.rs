@@ -126,7 +126,7 @@ fn offered(status: &Status, long: bool) -> String {
         return "no files are offered\n".to_owned();
     }
     let mut text = super::super::table::files(&status.offered_files, long);
-    for found in status.offered_files.iter().filter(|found| found.whole.is_empty()) {
+    for found in status.offered_files.iter().filter(|found| found.complete == 0) {
         let holders = counted(found.holders.into(), "peer");
         let FileSummary { name, chunks, .. } = &found.file;
         let all = counted((*chunks).into(), "chunk");

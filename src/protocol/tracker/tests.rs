@@ -140,13 +140,14 @@ fn json_of_responses_is_fixed() {
     let found = FoundFile {
         file: summary(),
         holders: 2,
+        complete: 1,
         whole: vec![address("10.0.0.1:7000").into()],
         partial: vec![],
         md5: None,
     };
     exact(
         Found { files: vec![found], truncated: false },
-        r#"{"type":"found","files":[{"id":"FILE","name":"a b.txt","size":9,"chunks":1,"holders":2,"whole":["10.0.0.1:7000"],"partial":[]}]}"#,
+        r#"{"type":"found","files":[{"id":"FILE","name":"a b.txt","size":9,"chunks":1,"holders":2,"complete":1,"whole":["10.0.0.1:7000"],"partial":[]}]}"#,
     );
     exact(Found { files: vec![], truncated: true }, r#"{"type":"found","files":[],"truncated":true}"#);
     exact(SetJoined { set: set(), others: vec![] }, r#"{"type":"set_joined","set":"default","count":5}"#);
@@ -220,6 +221,7 @@ fn a_response_shrinks_until_it_fits_in_a_datagram() {
     let found = FoundFile {
         file: summary(),
         holders: 600,
+        complete: 300,
         whole: addresses.clone().into_iter().map(Into::into).collect(),
         partial: addresses.into_iter().map(Into::into).collect(),
         md5: Some(Md5([5; 16])),

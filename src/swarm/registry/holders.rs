@@ -15,7 +15,7 @@ impl Spot {
         Self((at as u32) << 1 | u32::from(whole))
     }
 
-    fn whole(self) -> bool {
+    pub(super) fn is_whole(self) -> bool {
         self.0 & 1 == 1
     }
 
@@ -57,12 +57,12 @@ impl Holders {
 
     /// The holder at a position, and whether it is complete.
     pub(super) fn get(&self, spot: Spot) -> Option<(&Holder, bool)> {
-        Some((self.list(spot.whole()).get(spot.at())?, spot.whole()))
+        Some((self.list(spot.is_whole()).get(spot.at())?, spot.is_whole()))
     }
 
     /// The holder at a position, for a change of its name.
     pub(super) fn get_mut(&mut self, spot: Spot) -> Option<&mut Holder> {
-        self.list_mut(spot.whole()).get_mut(spot.at())
+        self.list_mut(spot.is_whole()).get_mut(spot.at())
     }
 
     /// Adds a new holder.
@@ -79,7 +79,7 @@ impl Holders {
     /// Removes the holder at a position. The last holder of the list may move there: its peer's entry must be
     /// updated.
     pub(super) fn remove(&mut self, spot: Spot) -> Option<(Holder, Option<u32>)> {
-        let list = self.list_mut(spot.whole());
+        let list = self.list_mut(spot.is_whole());
         if spot.at() >= list.len() {
             return None;
         }

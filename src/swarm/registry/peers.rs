@@ -26,7 +26,7 @@ impl PeerId {
     }
 
     /// The slot of the peer.
-    pub(super) fn slot(self) -> u32 {
+    pub(in crate::swarm) fn slot(self) -> u32 {
         (self.0 & SLOT_MASK) as u32
     }
 }

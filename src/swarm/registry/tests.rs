@@ -215,12 +215,13 @@ fn the_list_contains_every_file_with_a_live_holder() {
     let list = |registry: &Registry, now, files| {
         let (found, all) = registry.list(at(now), 3, files, LOCAL, &mut fastrand::Rng::with_seed(1));
         let shown = |found: &FoundFile| {
-            let FoundFile { file, holders, whole, partial, .. } = found;
-            (file.name.to_string(), file.id.0[0], *holders, whole.len(), partial.len())
+            let FoundFile { file, holders, complete, whole, partial, .. } = found;
+            (file.name.to_string(), file.id.0[0], (*holders, *complete), whole.len(), partial.len())
         };
         (found.iter().map(shown).collect::<Vec<_>>(), all)
     };
-    let (a, one, two) = (("a".into(), 3, 1, 0, 1), ("b".into(), 1, 1, 1, 0), ("b".into(), 2, 9, 3, 3));
+    let (a, one, two) =
+        (("a".into(), 3, (1, 0), 0, 1), ("b".into(), 1, (1, 1), 1, 0), ("b".into(), 2, (9, 5), 3, 3));
     assert_eq!(list(&registry, 1, 9), (vec![a.clone(), one, two], 3));
     assert_eq!(list(&registry, 1, 1), (vec![a], 3));
     assert_eq!(list(&registry, 10, 9), (vec![], 0), "all leases have expired");
@@ -293,6 +294,7 @@ proptest! {
                 let mut random = fastrand::Rng::with_seed(now);
                 for found in registry.lookup(at(now), Some(&name), None, None, 100, LOCAL, &mut random).0 {
                     prop_assert_eq!(found.holders as usize, found.whole.len() + found.partial.len());
+                    prop_assert_eq!(found.complete as usize, found.whole.len());
                     prop_assert_eq!(&found.file.name, &name);
                     for address in found.whole.iter().chain(&found.partial) {
                         let peer = peers.get(address.first().port() as usize);

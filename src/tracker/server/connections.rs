@@ -304,7 +304,8 @@ mod tests {
         let file = FileSummary { id: FileId([1; 32]), name, size: 1, chunks: 1 };
         let found = FoundFile {
             file,
-            holders: 512,
+            holders: 1_024,
+            complete: 512,
             whole: vec![holder.clone(); 512],
             partial: vec![holder; 512],
             md5: None,

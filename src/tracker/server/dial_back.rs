@@ -2,7 +2,7 @@
 
 use crate::content::limits::DIAL_BACK_TIMEOUT;
 use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Threads, Timeouts};
+use crate::net::{Shutdown, Threads, Timeouts, with_own_scope};
 use crate::swarm::reach::{DialBack, DialResult, OUTSTANDING_MAX};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
@@ -51,7 +51,7 @@ impl DialQueue {
 
 fn dial_back(dialled: DialBack, shutdown: &Shutdown) -> DialResult {
     let timeouts = Timeouts { hello: DIAL_BACK_TIMEOUT, idle: DIAL_BACK_TIMEOUT, stall: DIAL_BACK_TIMEOUT };
-    let address = dialled.address.into();
+    let address = with_own_scope(dialled.address).into();
     let proofs = PeerConnection::open_within(DIAL_BACK_TIMEOUT, &address, None, timeouts, shutdown)
         .and_then(|mut connection| connection.identify(dialled.nonce, shutdown));
     match proofs {

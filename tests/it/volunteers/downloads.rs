@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 
 fn found(kept: &KeptFile, whole: Vec<SocketAddr>, partial: Vec<SocketAddr>, md5: Md5) -> FoundFile {
     let holders = (whole.len() + partial.len()) as u32;
+    let complete = whole.len() as u32;
     let [whole, partial] = [whole, partial].map(|list| list.into_iter().map(Into::into).collect());
-    FoundFile { file: kept.file.clone(), holders, whole, partial, md5: Some(md5) }
+    FoundFile { file: kept.file.clone(), holders, complete, whole, partial, md5: Some(md5) }
 }
 
 #[test]
