@@ -70,6 +70,7 @@ fn main() -> ExitCode {
             trust_advertised: flags.trust_advertised,
             is_discoverable: !flags.discovery.no_discovery,
             connections: flags.connections.max_connections,
+            in_flight: flags.connections.in_flight(),
             timeouts: flags.timeouts.timeouts(),
         };
         let manager = manager::start(&config, shutdown).map_err(RoleError::from)?;

@@ -3,7 +3,8 @@
 
 use clap::{Parser, Subcommand};
 use shoal::cli::flags::{
-    self, ConnectionsFlag, ControlFlags, DiscoveryFlag, LeaseFlags, OwnerCommand, ReplicationFlags,
+    self, BudgetFlags, ConnectionsFlag, ControlFlags, DiscoveryFlag, LeaseFlags, OwnerCommand,
+    ReplicationFlags,
 };
 use shoal::cli::flags::{TimeoutFlags, TrackerFlag};
 use shoal::cli::help::{LIMITS, NETWORK, OUTPUT};
@@ -37,6 +38,8 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = limits::FILES_PER_PEER_MAX as u32,
         value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = LIMITS)]
     files_per_peer: u32,
+    #[command(flatten)]
+    budgets: BudgetFlags,
     #[command(flatten)]
     discovery: DiscoveryFlag,
     #[command(flatten)]
@@ -88,13 +91,21 @@ fn main() -> ExitCode {
     cli::run(&log, |watch, shutdown| {
         let (leases, local) = (flags.leases.leases()?, flags.listen.ip());
         let (connections, timeouts) = (flags.connections.max_connections, flags.timeouts.timeouts());
+        let in_flight = flags.connections.in_flight();
         let exposure = Exposure { public: is_public(local), trust_advertised: false };
         let (quorum, files_max) = (flags.quorum as usize, flags.files_per_peer as usize);
-        let rules = Rules { leases, files_max, quorum, exposure };
-        let keep = flags.replication.config(&rules, (connections, timeouts), &flags.log)?;
+        let rules = Rules { leases, files_max, budgets: flags.budgets.budgets(), quorum, exposure };
+        let keep = flags.replication.config(&rules, &flags.connections, timeouts, &flags.log)?;
         let is_discoverable = !flags.discovery.no_discovery;
-        let config =
-            TrackerConfig { listen: flags.listen, rules, is_discoverable, connections, timeouts, keep };
+        let config = TrackerConfig {
+            listen: flags.listen,
+            rules,
+            is_discoverable,
+            connections,
+            in_flight,
+            timeouts,
+            keep,
+        };
         let tracker = tracker::start(&config, &(Arc::clone(watch) as _), shutdown)?;
         let result = tracker_prompt::run(&tracker, watch, shutdown);
         tracker.stop(shutdown);

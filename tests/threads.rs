@@ -8,7 +8,7 @@ mod common;
 use common::wire::{PeerClient, Wire};
 use common::{PATIENCE, place, random_bytes, write};
 use shoal::content::limits::{CONNECTIONS_MAX, OUTBOX_MESSAGES_MAX};
-use shoal::net::{Listener, PortRange, Shutdown, Threads, Timeouts, run_parallel};
+use shoal::net::{InFlightBudget, Listener, PortRange, Shutdown, Threads, Timeouts, run_parallel};
 use shoal::protocol::tracker::{TrackerRequest, TrackerResponse};
 use shoal::report::watch::Unwatched;
 use shoal::roles::seeder::{self, ListenRule, SeederConfig, Until};
@@ -51,6 +51,7 @@ fn server(start: impl FnOnce(&ServerConfig, &Shutdown) -> SwarmServer) {
         listen: any_port(),
         connections: CONNECTIONS_MAX,
         outbox: OUTBOX_MESSAGES_MAX,
+        in_flight: InFlightBudget::new(1 << 20),
         timeouts: Timeouts::default(),
     };
     let server = start(&config, &shutdown);
@@ -87,8 +88,13 @@ fn serving(dir: &std::path::Path) {
 fn seeding(dir: &std::path::Path) {
     let file = write(dir, "seeded", &random_bytes(2, 100_000));
     let (shutdown, ends) = (Shutdown::new(), Shutdown::new());
-    let server_config =
-        ServerConfig { listen: any_port(), connections: 9, outbox: 9, timeouts: Timeouts::default() };
+    let server_config = ServerConfig {
+        listen: any_port(),
+        connections: 9,
+        outbox: 9,
+        in_flight: InFlightBudget::new(1 << 20),
+        timeouts: Timeouts::default(),
+    };
     let tracker = Tracker::new(Rules::default(), fastrand::Rng::with_seed(1), || 7);
     let server = SwarmServer::start(&server_config, tracker, ExecutorChannels::none(), &ends).unwrap();
     let config = SeederConfig {

@@ -23,6 +23,7 @@ pub mod list;
 pub mod logging;
 pub mod manager_prompt;
 pub mod member;
+mod memory;
 mod progress;
 pub mod prompt;
 pub mod questions;

@@ -101,12 +101,14 @@ pub const PEERS_MAX: usize = 1_000_000;
 ///
 /// Enough for a test network on one host, while no host can take the places of all others.
 pub const PEERS_PER_IP_MAX: usize = 65_536;
-/// Claims and subscriptions of chunks at a tracker, over all chunk sets.
-pub const CHUNK_ENTRIES_MAX: usize = 16 * 1024 * 1024;
+/// Claims of chunks at a tracker and requests that wait for an agreement, over all chunk sets, at most.
+pub const CLAIMS_MAX: u64 = 16 * 1024 * 1024;
 /// Default number of files announced by one peer.
 pub const FILES_PER_PEER_MAX: usize = 65_536;
-/// Files announced by all peers of a tracker; a file counts once for each peer and name.
-pub const ANNOUNCED_FILES_MAX: usize = 4 * 1024 * 1024;
+/// Different files announced by the peers of a tracker, at most.
+pub const ANNOUNCED_FILES_MAX: u64 = 4 * 1024 * 1024;
+/// Holders of files at a tracker, at most; a peer counts once for each name of each file that it announces.
+pub const HOLDER_ENTRIES_MAX: u64 = 16 * 1024 * 1024;
 /// Chunk sets joined by one peer.
 pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders in one response over TCP.
@@ -125,10 +127,20 @@ pub const OUTBOX_MESSAGES_MAX: usize = 4_096;
 ///
 /// A message of any size is accepted while the queue is below the limit.
 pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
+/// Default bytes of responses that wait for their readers, over all connections of a program, unless its memory is small.
+pub const IN_FLIGHT_BYTES: u64 = 1024 * 1024 * 1024;
 /// Peer lists queued by a manager for one connection before it disconnects the peer.
 ///
 /// Small, because each list replaces the one before it.
 pub const OUTBOX_LISTS_MAX: usize = 64;
+/// Interval of the limit on log lines that other hosts cause.
+pub const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// Log lines of one kind that one source address may cause in each [`LINE_INTERVAL`].
+///
+/// Enough for the peers of a large room behind one gateway; about 100 kB.
+pub const LINES_PER_INTERVAL_MAX: u32 = 500;
+/// Source addresses and kinds whose log lines are limited separately.
+pub const LINE_SOURCES_MAX: usize = 4_096;
 /// Lines in the history of the interactive prompt.
 pub const HISTORY_MAX: usize = 1_000;
 
@@ -314,6 +326,8 @@ pub const SERVE_QUEUE_MAX: usize = 16;
 ///
 /// Shorter than the stall timeout of the peer that waits for its response.
 pub const UPLOAD_SLOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after which a transfer whose receiver takes nothing does not use an upload slot any more.
+pub const SLOT_STALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval between two log lines about read errors of one file.
 pub const READ_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Timeout of the first attempt of a datagram request; doubled at each attempt.

@@ -300,9 +300,16 @@ impl FrameWriter {
     /// # Errors
     /// Any [`StreamError`].
     pub fn send_with<M: Message>(&mut self, message: &M, payload: &[u8]) -> Result<(), StreamError> {
-        let mut bytes = frame::encode(message)?;
-        bytes.extend_from_slice(payload);
-        self.write(&bytes)
+        self.send_line(message, !payload.is_empty())?;
+        self.write(payload)
+    }
+
+    /// Sends the line of a message. If a payload follows, the line and its first bytes share a packet.
+    fn send_line<M: Message>(&mut self, message: &M, payload_follows: bool) -> Result<(), StreamError> {
+        let line = frame::encode(message)?;
+        let more = if payload_follows { SendFlags::MORE } else { SendFlags::empty() };
+        let sent = retry(|| rustix::net::send(&*self.stream, &line, more | SendFlags::NOSIGNAL))?;
+        self.write(&line[sent..])
     }
 
     /// Sends a part of the payload of the message that was sent last.
@@ -345,13 +352,7 @@ impl FrameWriter {
         length: u32,
         mut throttle: impl FnMut(u64) -> Result<(), StreamError>,
     ) -> Result<(), StreamError> {
-        let line = frame::encode(message)?;
-        // MSG_MORE: the line and the first bytes of the payload share a packet.
-        let flags = if length > 0 { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
-        let sent = retry(|| rustix::net::send(&*self.stream, &line, flags))?;
-        if sent < line.len() {
-            self.write(&line[sent..])?;
-        }
+        self.send_line(message, length > 0)?;
         let mut rate = PayloadRate::new(Instant::now());
         let (mut position, mut remaining) = (offset, length);
         while remaining > 0 {

@@ -2,7 +2,7 @@
 
 use crate::content::limits;
 use crate::discovery::responder::{Discoverable, respond};
-use crate::net::{Shutdown, Timeouts};
+use crate::net::{InFlightBudget, Shutdown, Timeouts};
 use crate::report::next_step;
 use crate::swarm::command::{Answer, Command, PeerList};
 use crate::swarm::discovery::Services;
@@ -26,6 +26,8 @@ pub struct ManagerConfig {
     pub is_discoverable: bool,
     /// Maximum number of connections.
     pub connections: usize,
+    /// Bytes of responses that wait for their readers, over all connections.
+    pub in_flight: u64,
     /// Timeouts of connections.
     pub timeouts: Timeouts,
 }
@@ -66,7 +68,9 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<RunningManag
         Exposure { public: is_public(config.listen.ip()), trust_advertised: config.trust_advertised };
     let manager = Manager::new(config.leases, exposure, draw);
     let ManagerConfig { listen, connections, timeouts, .. } = *config;
-    let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_LISTS_MAX, timeouts };
+    let in_flight = InFlightBudget::new(config.in_flight);
+    let outbox = limits::OUTBOX_LISTS_MAX;
+    let server = ServerConfig { listen, connections, outbox, in_flight, timeouts };
     let (channels, commands) = ExecutorChannels::of_commands();
     let server = SwarmServer::start(&server, manager, channels, shutdown)?;
     if config.is_discoverable && exposure.public {

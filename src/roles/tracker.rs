@@ -7,7 +7,7 @@ use crate::content::PeerName;
 use crate::content::fmt::counted;
 use crate::content::limits::{self, TRACKER_NAME};
 use crate::discovery::responder::{Discoverable, respond};
-use crate::net::{Listener, Shutdown, Threads, Timeouts};
+use crate::net::{InFlightBudget, Listener, Shutdown, Threads, Timeouts};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
@@ -47,6 +47,8 @@ pub struct TrackerConfig {
     pub is_discoverable: bool,
     /// Maximum number of connections.
     pub connections: usize,
+    /// Bytes of responses that wait for their readers, over all connections.
+    pub in_flight: u64,
     /// Timeouts of connections.
     pub timeouts: Timeouts,
     /// Settings of a tracker that keeps files; `None` if it keeps none.
@@ -123,7 +125,9 @@ fn start_in(
         (serving, catalogue_failed) = (Some(address), failed);
     }
     let TrackerConfig { listen, connections, timeouts, .. } = *config;
-    let server = ServerConfig { listen, connections, outbox: limits::OUTBOX_MESSAGES_MAX, timeouts };
+    let in_flight = InFlightBudget::new(config.in_flight);
+    let outbox = limits::OUTBOX_MESSAGES_MAX;
+    let server = ServerConfig { listen, connections, outbox, in_flight, timeouts };
     let server = SwarmServer::start(&server, tracker, executor, shutdown)?;
     let address = server.address();
     if config.is_discoverable && config.rules.exposure.public {

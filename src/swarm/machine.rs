@@ -37,6 +37,8 @@ pub enum Effect {
     Event(String),
     /// Write a log line.
     Note(String),
+    /// Write a log line about a peer that left, which had registered from this source address.
+    Departure(IpAddr, String),
     /// Write a log line at warning level: the operator should act.
     Warning(String),
     /// Write a log line at error level: data are damaged.

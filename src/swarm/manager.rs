@@ -10,7 +10,7 @@ use super::keeping::TaskOutcome;
 use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error};
 use super::reach::DialResult;
-use super::registry::{Peer, PeerId};
+use super::registry::{Peer, PeerId, RemovedPeer};
 use crate::content::limits::{BROADCAST_INTERVAL, PEERS_LISTED_MAX, PROTOCOL_VERSION};
 use crate::protocol::ErrorCode;
 use crate::protocol::status::{DaemonKind, Status};
@@ -51,7 +51,7 @@ impl Manager {
             TrackerRequest::Reachability { token } => self.peers.reachability(now, token),
             TrackerRequest::Goodbye { token } => {
                 if let Some((_, gone)) = self.peers.leave(now, token) {
-                    self.depart(&gone.peer, "it disconnected");
+                    self.depart(&gone, "it disconnected");
                 }
                 TrackerResponse::Farewell
             }
@@ -97,10 +97,11 @@ impl Manager {
         Ok(joined.response)
     }
 
-    fn depart(&mut self, peer: &Peer, why: &str) {
+    fn depart(&mut self, removed: &RemovedPeer, why: &str) {
         self.changed = true;
+        let RemovedPeer { peer, source, .. } = removed;
         let (name, address, left) = (&peer.name, peer.address, self.peers.count_text());
-        self.effects.push(Effect::Note(format!("{name} at {address} is gone: {why}, {left}")));
+        self.effects.push(Effect::Departure(*source, format!("{name} at {address} is gone: {why}, {left}")));
     }
 
     /// The list for a requester with this source address, and the message that announces it.
@@ -181,7 +182,7 @@ impl Machine for Manager {
 
     fn closed(&mut self, _: Moment, connection: ConnectionId) -> Vec<Effect> {
         if let Some((_, gone)) = self.peers.closed(connection) {
-            self.depart(&gone.peer, "its connection ended");
+            self.depart(&gone, "its connection ended");
         }
         std::mem::take(&mut self.effects)
     }
@@ -208,7 +209,7 @@ impl Machine for Manager {
 
     fn tick(&mut self, now: Moment) -> Vec<Effect> {
         for (_, gone) in self.peers.expire(now) {
-            self.depart(&gone.peer, "its lease ended");
+            self.depart(&gone, "its lease ended");
         }
         if self.due().is_some_and(|due| due <= now) {
             self.broadcast(now);

@@ -13,10 +13,8 @@ use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tokens::Nonce;
 use crate::protocol::tracker::{HubRole, Reachability, Registration, Token, TrackerResponse};
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Timing of heartbeats and leases.
@@ -83,13 +81,9 @@ pub struct Membership {
     pub registry: Registry,
     connections: HashMap<PeerId, ConnectionId>,
     registered: HashMap<ConnectionId, PeerId>,
-    /// Source IP addresses of the peers that may be named by another address. A peer can choose the addresses that it
-    /// registers, but not its source address.
-    source_ips: HashMap<PeerId, IpAddr>,
     /// Registrations of volunteers: each counts as one peer together with the registration of its shared folder.
     volunteers: HashSet<PeerId>,
-    /// Number of peers registered from each IP address.
-    shares: Shares,
+    /// Largest number of peers registered from one IP address.
     share_max: usize,
     /// Listening address, advertised addresses.
     exposure: Exposure,
@@ -105,9 +99,7 @@ impl Membership {
             registry: Registry::new(leases.lease),
             connections: HashMap::new(),
             registered: HashMap::new(),
-            source_ips: HashMap::new(),
             volunteers: HashSet::new(),
-            shares: Shares::default(),
             share_max: limits::PEERS_PER_IP_MAX,
             exposure,
             draw: Box::new(draw),
@@ -151,16 +143,13 @@ impl Membership {
         let address = candidates.preferred().unwrap_or(source_address);
         let name = registration.name;
         let ip = source(origin).to_canonical();
-        if self.shares.of(ip) >= self.share_max {
+        if self.registry.shares.peers(ip) as usize >= self.share_max {
             let text = format!("peer limit of {ip} reached ({})", self.share_max);
             return Err(error(ErrorCode::Busy, text));
         }
         let registered = self.registry.register(now, (self.draw)(), name.clone(), address);
         let (id, token) = registered.map_err(|full| error(ErrorCode::Busy, full.to_string()))?;
-        self.shares.add(ip);
-        if ip != address.ip().to_canonical() || candidates.len() > 1 {
-            self.source_ips.insert(id, ip);
-        }
+        self.registry.set_source(id, ip);
         if registration.volunteer {
             self.volunteers.insert(id);
         }
@@ -269,8 +258,8 @@ impl Membership {
 
     /// Source IP address of a registered peer.
     pub fn source_ip(&self, id: PeerId) -> Option<IpAddr> {
-        let named = || self.registry.peer(id).map(|peer| peer.address.ip().to_canonical());
-        self.source_ips.get(&id).copied().or_else(named)
+        let current = self.registry.reaches.of(id).map(Candidates::source);
+        current.or_else(|| self.registry.source(id))
     }
 
     /// Renews a lease. Returns the reply to the heartbeat.
@@ -293,23 +282,21 @@ impl Membership {
     /// Removes the peers whose lease has expired.
     pub fn expire(&mut self, now: Moment) -> Vec<(PeerId, RemovedPeer)> {
         let all = self.registry.expire(now);
-        all.iter().for_each(|(id, gone)| self.forget(*id, &gone.peer));
+        all.iter().for_each(|(id, _)| self.forget(*id));
         all
     }
 
     fn remove(&mut self, id: PeerId) -> Option<(PeerId, RemovedPeer)> {
         let gone = self.registry.remove(id)?;
-        self.forget(id, &gone.peer);
+        self.forget(id);
         Some((id, gone))
     }
 
-    fn forget(&mut self, id: PeerId, peer: &Peer) {
+    fn forget(&mut self, id: PeerId) {
         if let Some(connection) = self.connections.remove(&id) {
             self.registered.remove(&connection);
         }
         self.volunteers.remove(&id);
-        let source_ips = self.source_ips.remove(&id);
-        self.shares.take(source_ips.unwrap_or(peer.address.ip().to_canonical()));
     }
 
     /// The connection that a peer registered over.
@@ -350,52 +337,7 @@ impl Membership {
     #[cfg(test)]
     pub(super) fn is_clean(&self) -> bool {
         let unconnected = self.connections.is_empty() && self.registered.is_empty();
-        self.registry.is_empty() && unconnected && self.source_ips.is_empty() && self.shares.is_empty()
-    }
-}
-
-/// Number of peers registered from each IP address. Separate tables for IPv4 and IPv6 save memory: there may
-/// be as many addresses as peers, and one table of both takes 17 instead of 4 bytes for each IPv4 address.
-#[derive(Default)]
-struct Shares {
-    v4: HashMap<Ipv4Addr, u32>,
-    v6: HashMap<Ipv6Addr, u32>,
-}
-
-impl Shares {
-    fn of(&self, ip: IpAddr) -> usize {
-        let share = match ip {
-            IpAddr::V4(ip) => self.v4.get(&ip),
-            IpAddr::V6(ip) => self.v6.get(&ip),
-        };
-        share.map_or(0, |share| *share as usize)
-    }
-
-    fn add(&mut self, ip: IpAddr) {
-        *match ip {
-            IpAddr::V4(ip) => self.v4.entry(ip).or_default(),
-            IpAddr::V6(ip) => self.v6.entry(ip).or_default(),
-        } += 1;
-    }
-
-    fn take(&mut self, ip: IpAddr) {
-        fn one_less<K: Hash + Eq>(shares: &mut HashMap<K, u32>, key: K) {
-            if let Entry::Occupied(mut share) = shares.entry(key) {
-                *share.get_mut() -= 1;
-                if *share.get() == 0 {
-                    share.remove();
-                }
-            }
-        }
-        match ip {
-            IpAddr::V4(ip) => one_less(&mut self.v4, ip),
-            IpAddr::V6(ip) => one_less(&mut self.v6, ip),
-        }
-    }
-
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
+        self.registry.is_empty() && unconnected && self.registry.shares.is_empty()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod command;
 pub mod discovery;
 pub mod distribution;
 pub mod keeping;
+pub mod line_limit;
 pub mod listing;
 pub mod machine;
 pub mod manager;
@@ -19,10 +20,12 @@ pub mod picker;
 pub mod reach;
 pub mod registry;
 pub mod replication;
+pub mod shares;
 pub mod super_seeding;
 pub mod token_bucket;
 pub mod tracker;
 pub mod trees;
+pub mod upload_slots;
 
 use std::time::Duration;
 

@@ -102,6 +102,11 @@ impl Candidates {
         advertised.replaced(source, registration.port, &registration.addresses)
     }
 
+    /// The source IP address of the last registration or change.
+    pub(super) fn source(&self) -> IpAddr {
+        self.source
+    }
+
     /// Number of addresses.
     pub(super) fn len(&self) -> usize {
         self.list.len()

@@ -12,9 +12,8 @@ pub use peers::{Peer, PeerId, RemovedPeer};
 
 use super::Moment;
 use super::reach::Reaches;
-use crate::content::limits::{
-    ANNOUNCED_FILES_MAX, FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX,
-};
+use super::shares::{BudgetExceeded, BudgetKind, Budgets, Shares};
+use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
@@ -38,9 +37,9 @@ pub enum RegistryFull {
     /// Too many files of one peer.
     #[error("file limit of this peer reached ({0}); raise it with tracker --files-per-peer")]
     Files(usize),
-    /// Too many files of all peers.
-    #[error("file limit of all peers reached ({ANNOUNCED_FILES_MAX})")]
-    AllFiles,
+    /// Too many files or holders, of all peers or of one source address.
+    #[error(transparent)]
+    Budget(#[from] BudgetExceeded),
 }
 
 #[derive(Debug)]
@@ -48,6 +47,8 @@ struct File {
     id: FileId,
     size: u64,
     chunks: u32,
+    /// The source address that announced it first; `None` for the tracker itself.
+    charged: Option<IpAddr>,
     holders: Holders,
     /// Each name that holders give the file, with the number of holders that use it. A holder can use several.
     names: BTreeMap<FileName, u32>,
@@ -84,8 +85,11 @@ pub struct Registry {
     numbers: HashMap<FileId, u32>,
     names: HashMap<FileName, BTreeSet<FileId>>,
     aliases: Aliases,
-    /// Number of files of all peers; a file counts once for each peer and name.
-    name_uses: usize,
+    /// Use of the budgets by source addresses; the names of files that each holder uses are its entries.
+    pub shares: Shares,
+    /// Source IP addresses of the peers that are named by another address. A peer can choose the addresses that it
+    /// registers, but not its source address.
+    sources: HashMap<PeerId, IpAddr>,
     /// Number of files that each peer may announce; equal files count once for each name.
     pub files_max: usize,
     leases: Leases,
@@ -108,7 +112,8 @@ impl Registry {
             numbers: HashMap::new(),
             names: HashMap::new(),
             aliases: Aliases::default(),
-            name_uses: 0,
+            shares: Shares::new(Budgets::default()),
+            sources: HashMap::new(),
             files_max: FILES_PER_PEER_MAX,
             leases: Leases::new(lease),
             reaches: Reaches::default(),
@@ -149,7 +154,28 @@ impl Registry {
         let expires = now + self.lease;
         let (id, token) = self.peers.insert(secret, name, address, expires);
         self.leases.note(id, expires);
+        self.shares.add_peer(address.ip());
         Ok((id, token))
+    }
+
+    /// Notes the source IP address of a new peer, if that is not the address by which it is named.
+    pub fn set_source(&mut self, id: PeerId, source: IpAddr) {
+        let Some(before) = self.source(id).filter(|before| *before != source) else { return };
+        self.shares.remove_peer(before);
+        self.shares.add_peer(source);
+        self.sources.insert(id, source);
+    }
+
+    /// The source IP address from which a peer registered.
+    pub fn source(&self, id: PeerId) -> Option<IpAddr> {
+        let named = || self.peers.get(id).map(|peer| peer.address.ip().to_canonical());
+        self.sources.get(&id).copied().or_else(named)
+    }
+
+    /// The source address to which the entries of a peer are charged; `None` for the tracker itself.
+    fn charged_source(&self, slot: u32) -> Option<IpAddr> {
+        let id = self.peers.id_at(slot).filter(|_| !self.peers.is_enrolled(slot))?;
+        self.source(id)
     }
 
     /// Adds the tracker itself as a holder. It needs no lease and is not counted as a peer.
@@ -182,8 +208,12 @@ impl Registry {
 
     /// Changes the address by which a peer is named. Returns whether it differs from the one before.
     pub fn set_address(&mut self, id: PeerId, address: SocketAddr) -> bool {
+        let source = self.source(id);
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let changed = std::mem::replace(&mut peer.address, address) != address;
+        if let Some(source) = source.filter(|source| *source != address.ip().to_canonical()) {
+            self.sources.entry(id).or_insert(source);
+        }
         self.changes += u64::from(changed);
         changed
     }
@@ -216,12 +246,18 @@ impl Registry {
 
     /// Removes a peer and its files.
     pub fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
-        let gone = self.peers.remove(id)?;
+        let charged = self.charged_source(id.slot());
+        let source = self.source(id)?;
+        let gone = self.peers.remove(id, source)?;
         self.reaches.remove(id);
         self.displaced.remove(&id);
         for (file, spot) in gone.peer.held.iter() {
-            self.remove_holder(file, spot);
+            self.remove_holder(file, spot, charged);
         }
+        if let Some(source) = charged {
+            self.shares.remove_peer(source);
+        }
+        self.sources.remove(&id);
         Some(gone)
     }
 
@@ -243,7 +279,7 @@ impl Registry {
     /// that is new: it had no chunk of the file before, has become complete, or uses a new name.
     ///
     /// # Errors
-    /// Fails if the peer has announced [`files_max`](Self::files_max) files already, or all peers [`ANNOUNCED_FILES_MAX`].
+    /// Fails if the peer has announced [`files_max`](Self::files_max) files already, or if a budget is exceeded.
     pub fn announce(&mut self, id: PeerId, file: &FileSummary, held: u32) -> Result<bool, RegistryFull> {
         self.put(id, file, held, PutRules { files_max: self.files_max, replaces_name: false })
     }
@@ -280,21 +316,22 @@ impl Registry {
         if adds_name && peer.held.len() + self.aliases.count(slot) >= rules.files_max {
             return Err(RegistryFull::Files(rules.files_max));
         }
-        if adds_name && rules.files_max < usize::MAX && self.name_uses >= ANNOUNCED_FILES_MAX {
-            return Err(RegistryFull::AllFiles);
-        }
+        let charged = self.charged_source(slot);
         let whole = held >= summary.chunks;
         let was_whole = before.as_ref().map(|(_, whole, _)| *whole);
         if has_name && was_whole == Some(whole) {
             return Ok(false);
         }
+        if let Some(source) = charged.filter(|_| !has_name) {
+            self.charge(source, adds_name && rules.files_max < usize::MAX, known.is_none())?;
+        }
         self.changes += 1;
-        let number = known.unwrap_or_else(|| self.number(summary));
+        let number = known.unwrap_or_else(|| self.number(summary, charged));
         let Some(name) = self.use_name(number, &summary.name, !has_name) else { return Ok(false) };
         let first = match before {
             Some((first, ..)) if has_name => first,
             Some((first, ..)) if rules.replaces_name => {
-                self.release_name(number, &first);
+                self.release_name(number, &first, charged);
                 name
             }
             Some((first, ..)) => {
@@ -313,12 +350,26 @@ impl Registry {
         Ok(was_whole.is_none_or(|was_whole| whole && !was_whole) || adds_name)
     }
 
+    /// Charges a source address for a name of a file, and for the file if it is new.
+    fn charge(&mut self, source: IpAddr, is_limited: bool, is_new_file: bool) -> Result<(), BudgetExceeded> {
+        if !is_limited {
+            self.shares.charge_always(source, BudgetKind::Holders, 1);
+            self.shares.charge_always(source, BudgetKind::Files, is_new_file.into());
+            return Ok(());
+        }
+        self.shares.charge(source, BudgetKind::Holders, 1)?;
+        let file = self.shares.charge(source, BudgetKind::Files, is_new_file.into());
+        if file.is_err() {
+            self.shares.refund(source, BudgetKind::Holders, 1);
+        }
+        file
+    }
+
     /// The allocation of a name that all its holders share. A `new` user of the name is counted.
     fn use_name(&mut self, number: u32, name: &FileName, new: bool) -> Option<FileName> {
         let file = self.files.get_mut(number as usize)?.as_mut()?;
         let name = file.names.get_key_value(name).map_or(name, |(name, _)| name).clone();
         if new {
-            self.name_uses += 1;
             *file.names.entry(name.clone()).or_default() += 1;
             self.names.entry(name.clone()).or_default().insert(file.id);
         }
@@ -326,9 +377,10 @@ impl Registry {
     }
 
     /// Assigns a number to a new file.
-    fn number(&mut self, summary: &FileSummary) -> u32 {
+    fn number(&mut self, summary: &FileSummary, charged: Option<IpAddr>) -> u32 {
         let FileSummary { id, size, chunks, .. } = *summary;
-        let file = File { id, size, chunks, holders: Holders::default(), names: BTreeMap::new() };
+        let (holders, names) = (Holders::default(), BTreeMap::new());
+        let file = File { id, size, chunks, charged, holders, names };
         let number = self.free.pop().unwrap_or_else(|| {
             self.files.push(None);
             (self.files.len() - 1) as u32
@@ -345,18 +397,19 @@ impl Registry {
 
     /// Removes one name of a file of a peer. With its last name, or without a `name`, the peer no longer holds the file.
     pub fn retract(&mut self, id: PeerId, file: FileId, name: Option<&FileName>) {
+        let charged = self.charged_source(id.slot());
         let (Some(number), Some(peer)) = (self.numbers.get(&file).copied(), self.peers.get_mut(id)) else {
             return;
         };
         let Some(spot) = peer.held.get(number) else { return };
         let Some(name) = name else {
             peer.held.remove(number);
-            return self.remove_holder(number, spot);
+            return self.remove_holder(number, spot, charged);
         };
         let slot = id.slot();
         if self.aliases.remove(slot, number, name) {
             self.changes += 1;
-            return self.release_name(number, name);
+            return self.release_name(number, name, charged);
         }
         let Some(file) = self.files[number as usize].as_mut() else { return };
         let Some(holder) = file.holders.get_mut(spot).filter(|holder| holder.name == *name) else { return };
@@ -364,11 +417,11 @@ impl Registry {
             Some(other) => {
                 self.changes += 1;
                 holder.name = other;
-                self.release_name(number, name);
+                self.release_name(number, name, charged);
             }
             None => {
                 peer.held.remove(number);
-                self.remove_holder(number, spot);
+                self.remove_holder(number, spot, charged);
             }
         }
     }
@@ -382,16 +435,19 @@ impl Registry {
         Some(holder)
     }
 
-    fn remove_holder(&mut self, number: u32, spot: Spot) {
+    fn remove_holder(&mut self, number: u32, spot: Spot, charged: Option<IpAddr>) {
         let Some(holder) = self.take_out(number, spot) else { return };
         self.changes += 1;
-        self.release_name(number, &holder.name);
+        self.release_name(number, &holder.name, charged);
         for name in self.aliases.take(holder.peer, number) {
-            self.release_name(number, &name);
+            self.release_name(number, &name, charged);
         }
         let Some(file) = self.files[number as usize].as_mut() else { return };
         if file.holders.len() == 0 {
             self.numbers.remove(&file.id);
+            if let Some(source) = file.charged {
+                self.shares.refund(source, BudgetKind::Files, 1);
+            }
             self.files[number as usize] = None;
             self.free.push(number);
         }
@@ -402,12 +458,14 @@ impl Registry {
         self.file(id)?.1.most_used_name()
     }
 
-    /// Decrements the number of users of a name.
-    fn release_name(&mut self, number: u32, name: &FileName) {
+    /// Decrements the number of users of a name, and refunds the source address of the user.
+    fn release_name(&mut self, number: u32, name: &FileName, charged: Option<IpAddr>) {
         let Some(file) = self.files.get_mut(number as usize).and_then(Option::as_mut) else { return };
         let Some(count) = file.names.get_mut(name) else { return };
         *count -= 1;
-        self.name_uses -= 1;
+        if let Some(source) = charged {
+            self.shares.refund(source, BudgetKind::Holders, 1);
+        }
         if *count > 0 {
             return;
         }

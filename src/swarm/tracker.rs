@@ -23,6 +23,7 @@ use super::machine::{ConnectionId, Effect, Machine, Origin};
 use super::membership::{Dialled, Exposure, Leases, Membership, error, unknown_token};
 use super::reach::DialResult;
 use super::registry::{PeerId, RemovedPeer};
+use super::shares::{Budgets, Shares};
 use crate::content::fmt::counted;
 use crate::content::{FileId, PeerName, limits};
 use crate::protocol::ErrorCode;
@@ -32,12 +33,6 @@ use crate::protocol::tracker::{
 use keeping::Keeping;
 use sets::ChunkSets;
 use std::collections::HashSet;
-use std::time::Duration;
-
-/// Log lines about completed downloads in each [`COMPLETION_NOTES_INTERVAL`].
-const COMPLETION_NOTES_MAX: u32 = 100;
-/// See [`COMPLETION_NOTES_MAX`].
-const COMPLETION_NOTES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settings of a tracker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +41,8 @@ pub struct Rules {
     pub leases: Leases,
     /// Number of files that each peer may announce.
     pub files_max: usize,
+    /// Entries that all peers together may have.
+    pub budgets: Budgets,
     /// Number of equal claims that make an agreement.
     pub quorum: usize,
     /// Addresses that are told and believed.
@@ -57,6 +54,7 @@ impl Default for Rules {
         Self {
             leases: Leases::default(),
             files_max: limits::FILES_PER_PEER_MAX,
+            budgets: Budgets::default(),
             quorum: limits::QUORUM_MIN,
             exposure: Exposure::default(),
         }
@@ -101,8 +99,6 @@ pub struct Tracker {
     keeping: Option<Keeping>,
     /// Connections that have requested the status.
     status_connections: HashSet<ConnectionId>,
-    /// Begin of the present interval of log lines about completed downloads, and their number.
-    completion_notes: (Moment, u32),
     /// Effects of the event that is being handled.
     effects: Vec<Effect>,
 }
@@ -178,6 +174,7 @@ impl Tracker {
     pub fn new(rules: Rules, random: fastrand::Rng, draw: impl FnMut() -> u128 + Send + 'static) -> Self {
         let mut peers = Membership::new(rules.leases, rules.exposure, draw);
         peers.registry.files_max = rules.files_max;
+        peers.registry.shares = Shares::new(rules.budgets);
         Self {
             peers,
             sets: ChunkSets::new(rules.quorum),
@@ -186,7 +183,6 @@ impl Tracker {
             list_connections: HashSet::new(),
             keeping: None,
             status_connections: HashSet::new(),
-            completion_notes: (Moment::ZERO, 0),
             effects: Vec::new(),
         }
     }
@@ -236,7 +232,7 @@ impl Tracker {
                 Some(self.lookup(now, origin, name.as_ref(), id, limit, except))
             }
             Ask::Completed { file, name, .. } => {
-                self.note_completed(now, file, &name);
+                self.note_completed(file, &name);
                 Some(TrackerResponse::Noted)
             }
             Ask::Manifest { file } => self.manifest(origin, file),
@@ -270,24 +266,10 @@ impl Tracker {
         }
     }
 
-    /// Writes a log line about a completed download of a known file, within [`COMPLETION_NOTES_MAX`]: any host can send
-    /// reports.
-    fn note_completed(&mut self, now: Moment, file: FileId, peer: &PeerName) {
-        let Some(name) = self.peers.registry.name_of(file) else { return };
-        let (since, count) = &mut self.completion_notes;
-        if now.saturating_sub(*since) >= COMPLETION_NOTES_INTERVAL {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        match *count {
-            ..=COMPLETION_NOTES_MAX => {
-                self.effects.push(Effect::Note(format!("{peer} has downloaded {name}")));
-            }
-            _ if *count == COMPLETION_NOTES_MAX + 1 => {
-                self.effects
-                    .push(Effect::Note("further reports of completed downloads are not logged".to_owned()));
-            }
-            _ => {}
+    /// Writes a log line about a completed download of a known file.
+    fn note_completed(&mut self, file: FileId, peer: &PeerName) {
+        if let Some(name) = self.peers.registry.name_of(file) {
+            self.effects.push(Effect::Note(format!("{peer} has downloaded {name}")));
         }
     }
 
@@ -362,7 +344,7 @@ impl Tracker {
 
     /// Removes a peer, already removed from the registry, from all other state.
     fn depart(&mut self, now: Moment, id: PeerId, removed: &RemovedPeer, how: Departure) {
-        let RemovedPeer { peer, expires } = removed;
+        let RemovedPeer { peer, expires, source } = removed;
         let (name, address, why) = (&peer.name, peer.address, how.text());
         let text = match self.may_return(id, how) {
             true => {
@@ -373,7 +355,7 @@ impl Tracker {
             }
             false => format!("{name} at {address} is gone: {why}, {}", self.peers.count_text()),
         };
-        self.effects.push(Effect::Note(text));
+        self.effects.push(Effect::Departure(*source, text));
         self.volunteer_left(now, id, *expires, how);
         self.restore_own_entries();
         self.leave_sets(now, id, name);

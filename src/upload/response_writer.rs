@@ -10,7 +10,7 @@ pub(super) use context::ResponseContext;
 
 use crate::content::limits::PEER_LIST_MAX;
 use crate::content::{ChunkIndex, FileId, FileName};
-use crate::net::{FrameWriter, StreamError};
+use crate::net::{FrameWriter, InFlight, StreamError};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::peer::{PeerRequest, PeerResponse};
@@ -152,6 +152,15 @@ impl<'a> ResponseWriter<'a> {
         self.refuse(ErrorCode::Busy, "all upload slots are in use", Some(index))
     }
 
+    /// Reserves the bytes of a payload until it is written.
+    fn reserve(&self, payload: &[u8]) -> Option<InFlight> {
+        self.context.in_flight.reserve(self.from.ip(), payload.len() as u64, None)
+    }
+
+    fn refuse_in_flight(&mut self) -> Result<(), StreamError> {
+        self.refuse(ErrorCode::Busy, "too many responses wait for their readers; ask again later", None)
+    }
+
     /// Size of an offered file, bytes.
     fn size_of(&self, file: FileId) -> Option<u64> {
         let manifest = self.context.offers.get(file)?.manifest()?;
@@ -188,6 +197,7 @@ impl<'a> ResponseWriter<'a> {
             length: payload.len() as u64,
             mode,
         };
+        let Some(_reserved) = self.reserve(&payload) else { return self.refuse_in_flight() };
         self.writer.send_with(&response, &payload)
     }
 
@@ -203,6 +213,7 @@ impl<'a> ResponseWriter<'a> {
             .collect();
         let payload = encode_files(&files, PEER_LIST_MAX as usize)?;
         let response = PeerResponse::Files { count: files.len() as u32, length: payload.len() as u64 };
+        let Some(_reserved) = self.reserve(&payload) else { return self.refuse_in_flight() };
         self.writer.send_with(&response, &payload)
     }
 
@@ -236,9 +247,10 @@ impl<'a> ResponseWriter<'a> {
         send_hints(file, hints, &mut self.writer)?;
         if matches!(stored, Err(StoreError::Missing(_))) {
             if let Some(partial) = context.offers.relay().get(file, index) {
-                let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
+                let Some(slot) = context.slot(self.from.ip())? else { return self.refuse_busy(index) };
                 let tally = self.receiver.begin_send(file);
-                return self.chunk_sender.relay((file, index), &partial, tally, &mut self.writer);
+                let part = (file, index);
+                return self.chunk_sender.relay(part, &partial, slot.as_ref(), tally, &mut self.writer);
             }
             // Its last bytes may have been stored just now.
             stored = context.offers.stored(file, index).unwrap_or(stored);
@@ -249,9 +261,10 @@ impl<'a> ResponseWriter<'a> {
                     let text = format!("peer cannot read this chunk: {error}");
                     return self.refuse(ErrorCode::Internal, text, Some(index));
                 }
-                let Some(_slot) = context.slot()? else { return self.refuse_busy(index) };
+                let Some(slot) = context.slot(self.from.ip())? else { return self.refuse_busy(index) };
                 let tally = self.receiver.begin_send(file);
-                let sent = self.chunk_sender.send_stored((file, index), &stored, tally, &mut self.writer);
+                let (sender, writer) = (&self.chunk_sender, &mut self.writer);
+                let sent = sender.send_stored((file, index), &stored, slot.as_ref(), tally, writer);
                 if let Err(StreamError::Io(error)) = &sent {
                     context.report_read_error((file, index), &stored, error);
                 }

@@ -59,13 +59,20 @@ pub struct ServeOptions {
     pub connections: usize,
     /// Upload limit for all connections together, bytes per second; 0 for no limit.
     pub upload_limit: u64,
+    /// Bytes of manifests and lists that wait for their readers, over all connections.
+    pub in_flight: u64,
     /// Timeouts of incoming connections and of connections to other peers.
     pub timeouts: Timeouts,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { connections: limits::CONNECTIONS_MAX, upload_limit: 0, timeouts: Timeouts::default() }
+        Self {
+            connections: limits::CONNECTIONS_MAX,
+            upload_limit: 0,
+            in_flight: limits::IN_FLIGHT_BYTES,
+            timeouts: Timeouts::default(),
+        }
     }
 }
 
@@ -119,7 +126,8 @@ fn start(
     shutdown: &Shutdown,
 ) -> io::Result<Listening> {
     let timeouts = options.timeouts;
-    let context = ResponseContext::new(offers, options.upload_limit, timeouts.stall, shutdown);
+    let &ServeOptions { upload_limit, in_flight, .. } = options;
+    let context = ResponseContext::new(offers, upload_limit, in_flight, timeouts.stall, shutdown);
     let server = Server {
         context: Arc::new(context),
         timeouts,

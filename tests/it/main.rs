@@ -7,6 +7,7 @@ mod bad_clients;
 mod bad_input;
 mod bad_network;
 mod bad_peers;
+mod budgets;
 mod chunk_folders;
 mod chunk_set_status;
 mod command_line;

@@ -2,15 +2,18 @@
 //!
 //! A flag with another default in each program shares its help text here and is declared in the program.
 
+mod budgets;
 mod owner;
 mod replication;
 mod values;
 
+pub use budgets::BudgetFlags;
 pub use owner::{ControlFlags, OwnerCommand};
 pub use replication::ReplicationFlags;
 pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
+use super::memory::usable_memory;
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::net::source_address::set_sources;
 use crate::net::{Endpoint, Timeouts};
@@ -125,6 +128,17 @@ pub struct ConnectionsFlag {
     /// Maximum number of connections that are served at the same time
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS_MAX, help_heading = LIMITS)]
     pub max_connections: usize,
+    /// Bytes of lists, manifests and other responses that wait for their readers, over all connections; one source address
+    /// gets at most half of what is free [default: an eighth of the memory, at most 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS)]
+    in_flight_max: Option<u64>,
+}
+
+impl ConnectionsFlag {
+    /// Bytes of responses that may wait for their readers.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight_max.unwrap_or_else(|| limits::IN_FLIGHT_BYTES.min(usable_memory() / 8))
+    }
 }
 
 /// Discovery in the local network.
@@ -192,6 +206,7 @@ impl ServeFlags {
         ServeOptions {
             connections: self.connections.max_connections,
             upload_limit: self.upload_limit,
+            in_flight: self.connections.in_flight(),
             timeouts: self.timeouts.timeouts(),
         }
     }

@@ -1,5 +1,6 @@
 //! Flags of a tracker that replicates files at volunteers.
 
+use super::ConnectionsFlag;
 use crate::cli::LogOptions;
 use crate::cli::help::{FILES, LIMITS, NETWORK, TIMEOUTS, VOLUNTEERS};
 use crate::content::limits;
@@ -86,7 +87,8 @@ impl ReplicationFlags {
     pub fn config(
         self,
         rules: &Rules,
-        (connections, timeouts): (usize, Timeouts),
+        connections: &ConnectionsFlag,
+        timeouts: Timeouts,
         log: &LogOptions,
     ) -> Result<Option<KeepConfig>, RoleError> {
         let Some(state) = self.state.clone() else { return Ok(None) };
@@ -115,7 +117,12 @@ impl ReplicationFlags {
             state,
             port: self.transfer_port,
             advertise: self.advertise,
-            serve: ServeOptions { connections, upload_limit: self.upload_limit, timeouts },
+            serve: ServeOptions {
+                connections: connections.max_connections,
+                upload_limit: self.upload_limit,
+                in_flight: connections.in_flight(),
+                timeouts,
+            },
             settings,
             rebuild: self.rebuild,
             log_file: log.log_file.clone(),

@@ -182,7 +182,7 @@ impl Seeder<'_> {
         let (address, config) = (listener.address(), self.config);
         files.iter_mut().for_each(OfferedFile::offer);
         self.offers.receivers().record();
-        let rendezvous = Rendezvous::new(&self.offers, config.serve.timeouts, &self.threads, self.shutdown);
+        let rendezvous = Rendezvous::new(&self.offers, &config.serve, &self.threads, self.shutdown);
         let listening = self.listen(listener, socket, &rendezvous)?;
         if config.is_discoverable {
             respond(of_peer(listening.clone(), self.offers.clone()), &self.threads, self.shutdown);

@@ -5,7 +5,7 @@
 
 use crate::content::limits::LEASE_TIMEOUT;
 use crate::content::{FileId, PeerName};
-use crate::net::{FrameWriter, Shutdown, StreamError, Threads, Timeouts, bind_udp};
+use crate::net::{FrameWriter, InFlightBudget, Shutdown, StreamError, Threads, bind_udp};
 use crate::protocol::tokens::ReportId;
 use crate::protocol::tracker::{FileSummary, Token, TrackerRequest, TrackerResponse};
 use crate::swarm::Moment;
@@ -14,11 +14,12 @@ use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::membership::{Exposure, is_public};
 use crate::swarm::reach::DialResult;
+use crate::swarm::shares::Budgets;
 use crate::swarm::tracker::{Rules, Tracker};
 use crate::sync::lock;
 use crate::tracker::server::{SharedPortServer, draw};
 use crate::upload::offers::Offers;
-use crate::upload::server::{OpenedConnection, TrackerConnections};
+use crate::upload::server::{OpenedConnection, ServeOptions, TrackerConnections};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -27,6 +28,8 @@ use std::time::Duration;
 
 /// Most registrations that are shown with their names.
 const NAMED_MAX: usize = 4_096;
+/// Entries of the tracker, about 100 MiB at most: its peers download the files of one program.
+const BUDGETS: Budgets = Budgets { files: 32_768, holders: 262_144, claims: 16_384 };
 /// Interval at which ended registrations are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -36,7 +39,7 @@ pub(super) struct Rendezvous(Arc<Inner>);
 
 struct Inner {
     offers: Offers,
-    timeouts: Timeouts,
+    serve: ServeOptions,
     threads: Threads,
     shutdown: Shutdown,
     /// The server, and the address at which this program reaches it.
@@ -45,9 +48,10 @@ struct Inner {
 
 impl Rendezvous {
     /// A tracker that has not started. It reports to the receivers of `offers`.
-    pub(super) fn new(offers: &Offers, timeouts: Timeouts, threads: &Threads, shutdown: &Shutdown) -> Self {
+    pub(super) fn new(offers: &Offers, serve: &ServeOptions, threads: &Threads, shutdown: &Shutdown) -> Self {
         let (offers, threads, shutdown) = (offers.clone(), threads.clone(), shutdown.clone());
-        Self(Arc::new(Inner { offers, timeouts, threads, shutdown, running: Mutex::default() }))
+        let serve = serve.clone();
+        Self(Arc::new(Inner { offers, serve, threads, shutdown, running: Mutex::default() }))
     }
 
     /// Receives the datagrams of a socket; the first one starts the tracker.
@@ -84,11 +88,13 @@ impl Rendezvous {
     }
 
     fn start(&self, listen: IpAddr) -> io::Result<SharedPortServer> {
-        let Inner { offers, timeouts, threads, shutdown, .. } = &*self.0;
+        let Inner { offers, serve, threads, shutdown, .. } = &*self.0;
         let exposure = Exposure { public: is_public(listen), trust_advertised: false };
-        let rules = Rules { exposure, ..Rules::default() };
+        let rules = Rules { exposure, budgets: BUDGETS, ..Rules::default() };
         let tracker = Tracker::new(rules, fastrand::Rng::with_seed(draw() as u64), draw);
-        SharedPortServer::start(ObservedTracker::new(tracker, offers.clone()), *timeouts, threads, shutdown)
+        let tracker = ObservedTracker::new(tracker, offers.clone());
+        let in_flight = InFlightBudget::new(serve.in_flight);
+        SharedPortServer::start(tracker, in_flight, serve.timeouts, threads, shutdown)
     }
 }
 

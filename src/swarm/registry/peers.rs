@@ -7,7 +7,7 @@ use super::holders::Held;
 use crate::content::PeerName;
 use crate::protocol::tracker::Token;
 use crate::swarm::Moment;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Bits of a [`PeerId`] for the slot; the others count registrations.
 const SLOT_BITS: u32 = 24;
@@ -70,6 +70,8 @@ pub struct RemovedPeer {
     pub peer: Peer,
     /// When its lease expired, or would have expired.
     pub expires: Moment,
+    /// The source address from which it registered.
+    pub source: IpAddr,
 }
 
 /// The data of a slot that a heartbeat needs: 32 bytes, half a cache line, kept apart from the data for
@@ -194,13 +196,13 @@ impl Peers {
         }
     }
 
-    /// Removes a peer.
-    pub(super) fn remove(&mut self, id: PeerId) -> Option<RemovedPeer> {
+    /// Removes a peer that registered from `source`.
+    pub(super) fn remove(&mut self, id: PeerId, source: IpAddr) -> Option<RemovedPeer> {
         let mark = self.marks.get_mut(id.slot() as usize).filter(|mark| mark.id == id)?;
         let peer = self.peers[id.slot() as usize].take()?;
         let expires = std::mem::replace(&mut mark.expires, Expiry::EXPIRED).moment();
         self.free.push(id.slot());
-        Some(RemovedPeer { peer, expires })
+        Some(RemovedPeer { peer, expires, source })
     }
 
     /// All peers, in no particular order.
@@ -212,6 +214,11 @@ impl Peers {
     pub(super) fn numbered(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
         let both = self.marks.iter().zip(&self.peers);
         both.filter_map(|(mark, peer)| peer.as_ref().map(|peer| (mark.id, peer)))
+    }
+
+    /// Whether a slot is that of the tracker itself.
+    pub(super) fn is_enrolled(&self, slot: u32) -> bool {
+        self.marks.get(slot as usize).is_some_and(|mark| mark.expires == Expiry::NEVER)
     }
 
     /// The id of the peer in a slot.
@@ -229,6 +236,8 @@ impl Peers {
 mod tests {
     use super::*;
 
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn a_peer_takes_at_most_96_bytes() {
         // A million peers, with names and files, must fit in 200 MiB.
@@ -243,8 +252,8 @@ mod tests {
         let (now, then) = (Moment::from_secs(0), Moment::from_secs(1));
         let (first, old) = peers.insert(7, name(), address, then);
         assert_eq!(peers.by_token(now, old), Some(first));
-        assert_eq!(peers.remove(first).map(|gone| gone.expires), Some(then));
-        assert!(peers.remove(first).is_none() && peers.expires(first).is_none());
+        assert_eq!(peers.remove(first, SOURCE).map(|gone| gone.expires), Some(then));
+        assert!(peers.remove(first, SOURCE).is_none() && peers.expires(first).is_none());
         peers.renew(first, then);
         assert_eq!(peers.by_token(now, old), None, "the slot is empty");
         let (second, new) = peers.insert(8, name(), address, then);

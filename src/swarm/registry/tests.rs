@@ -327,7 +327,9 @@ fn agree(registry: &Registry) -> Result<(), TestCaseError> {
     prop_assert_eq!(registry.numbers.len() + registry.free.len(), registry.files.len());
     let names = files.clone().map(|file| file.names.values().sum::<u32>() as usize);
     let uses = names.sum::<usize>();
-    prop_assert_eq!((uses, uses), (spots + registry.aliases.len(), registry.name_uses));
+    prop_assert_eq!(uses, spots + registry.aliases.len());
+    let used = |kind| registry.shares.used(kind) as usize;
+    prop_assert_eq!((used(BudgetKind::Holders), used(BudgetKind::Files)), (uses, registry.numbers.len()));
     let listed = files.map(|file| file.names.len()).sum::<usize>();
     prop_assert_eq!(registry.names.values().map(BTreeSet::len).sum::<usize>(), listed);
     Ok(())

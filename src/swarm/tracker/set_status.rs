@@ -33,7 +33,7 @@ impl Tracker {
 
     /// The state of a set, for a member.
     pub(super) fn member_set_status(&self, now: Moment, id: PeerId, key: &SetKey) -> TrackerResponse {
-        let is_member = self.sets.of_member.get(&id).is_some_and(|joined| joined.contains(key));
+        let is_member = self.sets.of_member.get(&id).is_some_and(|member| member.keys.contains(key));
         match self.set_status(now, key).filter(|_| is_member) {
             Some(status) => TrackerResponse::SetStatus { status: Box::new(status) },
             None => error(ErrorCode::NotFound, format!("join the set {} first", key.set)),

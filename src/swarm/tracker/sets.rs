@@ -11,8 +11,9 @@ use crate::swarm::agreement::{ChunkSet, Outcome, Sealed};
 use crate::swarm::machine::Effect;
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
+use crate::swarm::shares::BudgetKind;
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Maximum number of other sets of the same name that a response to a joining member lists.
 const OTHER_COUNTS_MAX: usize = 8;
@@ -22,16 +23,19 @@ pub(super) struct ChunkSets {
     /// Number of equal claims that make an agreement.
     quorum: usize,
     pub(super) by_key: HashMap<SetKey, ChunkSet>,
-    /// The sets of each member.
-    pub(super) of_member: HashMap<PeerId, BTreeSet<SetKey>>,
+    /// The members of sets.
+    pub(super) of_member: HashMap<PeerId, MemberSets>,
     /// The sets behind each id of a sealed set: several sets may have the same content.
     pub(super) sealed: HashMap<FileId, BTreeSet<SetKey>>,
-    /// Number of claims and waiting members in all sets.
-    pub(super) entries: usize,
-    /// Limit of `entries`.
-    pub(super) entries_max: usize,
     /// Times of the reports to members of sets with undecided chunks.
     pub(super) reports: SetReports,
+}
+
+/// The sets of a member.
+pub(super) struct MemberSets {
+    /// The source address that is charged for its claims and requests.
+    source: IpAddr,
+    pub(super) keys: BTreeSet<SetKey>,
 }
 
 impl ChunkSets {
@@ -41,8 +45,6 @@ impl ChunkSets {
             by_key: HashMap::new(),
             of_member: HashMap::new(),
             sealed: HashMap::new(),
-            entries: 0,
-            entries_max: limits::CHUNK_ENTRIES_MAX,
             reports: SetReports::default(),
         }
     }
@@ -67,7 +69,9 @@ impl Tracker {
             return Some(error(ErrorCode::Malformed, text));
         }
         let peer = self.peers.registry.peer(id)?;
-        let joined = self.sets.of_member.entry(id).or_default();
+        let source = self.peers.registry.source(id)?;
+        let member = MemberSets { source, keys: BTreeSet::new() };
+        let joined = &mut self.sets.of_member.entry(id).or_insert(member).keys;
         if joined.len() >= limits::SETS_PER_PEER_MAX && !joined.contains(&key) {
             let text = format!("set limit of this peer reached ({})", limits::SETS_PER_PEER_MAX);
             return Some(error(ErrorCode::Busy, text));
@@ -98,7 +102,7 @@ impl Tracker {
         index: ChunkIndex,
         then: impl FnOnce(&mut Self, &SetKey) -> Option<TrackerResponse>,
     ) -> Option<TrackerResponse> {
-        match self.sets.of_member.get(&id).is_some_and(|joined| joined.contains(&key)) {
+        match self.sets.of_member.get(&id).is_some_and(|member| member.keys.contains(&key)) {
             true if index.0 < key.count => then(self, &key),
             true => Some(error(
                 ErrorCode::Malformed,
@@ -117,11 +121,15 @@ impl Tracker {
         index: ChunkIndex,
         claim: Claim,
     ) -> Option<TrackerResponse> {
-        if self.is_full() && !self.sets.by_key.get(key)?.claims(id, index) {
-            return Some(self.full_error());
+        let source = self.sets.of_member.get(&id)?.source;
+        if !self.sets.by_key.get(key)?.claims(id, index)
+            && let Some(refusal) = self.claim_refusal(source)
+        {
+            return Some(refusal);
         }
-        let (before, outcomes, after) =
-            self.change(key, |set| (set.claim_state(id), set.claim(id, index, claim), set.claim_state(id)))?;
+        let (before, outcomes, after) = self.change(source, key, |set| {
+            (set.claim_state(id), set.claim(id, index, claim), set.claim_state(id))
+        })?;
         let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
         self.apply_outcomes(key, outcomes);
         if self.sets.by_key.get(key).is_some_and(|set| set.is_disputed(index)) {
@@ -139,8 +147,9 @@ impl Tracker {
 
     /// Handles the withdrawal of a claim.
     pub(super) fn unclaim(&mut self, id: PeerId, key: &SetKey, index: ChunkIndex) -> Option<TrackerResponse> {
-        let (before, outcomes, after) =
-            self.change(key, |set| (set.claim_state(id), set.unclaim(id, index), set.claim_state(id)))?;
+        let source = self.sets.of_member.get(&id)?.source;
+        let (before, outcomes, after) = self
+            .change(source, key, |set| (set.claim_state(id), set.unclaim(id, index), set.claim_state(id)))?;
         self.apply_outcomes(key, outcomes);
         if before != after {
             self.update_holder(id, key);
@@ -155,10 +164,13 @@ impl Tracker {
         key: &SetKey,
         index: ChunkIndex,
     ) -> Option<TrackerResponse> {
-        if self.is_full() && !self.sets.by_key.get(key)?.waits(id, index) {
-            return Some(self.full_error());
+        let source = self.sets.of_member.get(&id)?.source;
+        if !self.sets.by_key.get(key)?.waits(id, index)
+            && let Some(refusal) = self.claim_refusal(source)
+        {
+            return Some(refusal);
         }
-        match self.change(key, |set| set.want(id, index))? {
+        match self.change(source, key, |set| set.want(id, index))? {
             true => self.chunk_location(id, key, index),
             false => {
                 let line = format!("{TRACKER_NAME},CHUNK_LOCATION_UNKNOWN,{index}");
@@ -168,24 +180,27 @@ impl Tracker {
         }
     }
 
-    /// Changes a set and updates the entry count of all sets.
-    fn change<T>(&mut self, key: &SetKey, change: impl FnOnce(&mut ChunkSet) -> T) -> Option<T> {
+    /// Changes the entries of one member in a set, and charges its source address for them or refunds it.
+    fn change<T>(
+        &mut self,
+        source: IpAddr,
+        key: &SetKey,
+        change: impl FnOnce(&mut ChunkSet) -> T,
+    ) -> Option<T> {
         let set = self.sets.by_key.get_mut(key)?;
-        self.sets.entries -= set.entries();
+        let before = set.entries();
         let result = change(set);
-        self.sets.entries += set.entries();
+        let (added, removed) = (set.entries().saturating_sub(before), before.saturating_sub(set.entries()));
+        let shares = &mut self.peers.registry.shares;
+        shares.charge_always(source, BudgetKind::Claims, added as u32);
+        shares.refund(source, BudgetKind::Claims, removed as u32);
         Some(result)
     }
 
-    /// Whether the limit of claims and waiting members is reached.
-    fn is_full(&self) -> bool {
-        self.sets.entries >= self.sets.entries_max
-    }
-
-    /// The response to a request that would exceed the limit.
-    fn full_error(&self) -> TrackerResponse {
-        let text = format!("limit of claims and requests for chunks reached ({})", self.sets.entries_max);
-        error(ErrorCode::Busy, text)
+    /// The refusal of a further claim or request from a source address; `None` if the budget has space for it.
+    fn claim_refusal(&self, source: IpAddr) -> Option<TrackerResponse> {
+        let exceeded = self.peers.registry.shares.check(source, BudgetKind::Claims, 1).err()?;
+        Some(error(ErrorCode::Busy, exceeded.to_string()))
     }
 
     /// The holders of a chunk, for a member that asked for it. Also writes the event line.
@@ -308,8 +323,9 @@ impl Tracker {
 
     /// Removes a peer from all its sets.
     pub(super) fn leave_sets(&mut self, now: Moment, id: PeerId, name: &PeerName) {
-        for key in self.sets.of_member.remove(&id).unwrap_or_default() {
-            let left = self.change(&key, |set| (set.is_whole(id), set.leave(id, name, now)));
+        let Some(MemberSets { source, keys }) = self.sets.of_member.remove(&id) else { return };
+        for key in keys {
+            let left = self.change(source, &key, |set| (set.is_whole(id), set.leave(id, name, now)));
             let Some((whole, outcomes)) = left else { continue };
             let sealed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Sealed(_)));
             self.apply_outcomes(&key, outcomes);

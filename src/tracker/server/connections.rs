@@ -3,7 +3,10 @@
 use super::{Event, ServerConfig, forward};
 use crate::content::limits::{CONNECTION_REQUESTS_MAX, FILE_NAME_MAX, OUTBOX_BYTES, PROTOCOL_VERSION};
 use crate::net::framed_stream::split;
-use crate::net::{Activity, FrameReader, FrameWriter, Listener, Shutdown, StreamError, Threads, Timeouts};
+use crate::net::{
+    Activity, FrameReader, FrameWriter, InFlight, InFlightBudget, Listener, Shutdown, StreamError, Threads,
+    Timeouts,
+};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::tracker::{FoundFile, TrackerRequest, TrackerResponse};
@@ -16,15 +19,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A queued message, with its payload if it has one.
+/// A message, with its payload if it has one.
 pub(super) type Outgoing = (TrackerResponse, Option<Arc<[u8]>>);
+
+/// A queued message, with its part of the budget; `None` for an error in place of a message that exceeds the budget.
+type Queued = (Outgoing, Option<InFlight>);
 
 /// The state thread's handle of a connection: its send queue and its request credit.
 pub(super) struct Connection {
     from: SocketAddr,
     /// Allocated as it fills, up to `limit` messages: memory reserved in advance would cost
     /// hundreds of kilobytes for each of many idle connections.
-    outbox: Sender<Outgoing>,
+    outbox: Sender<Queued>,
+    /// Budget that all connections share.
+    in_flight: InFlightBudget,
     /// Messages that the outbox may hold.
     limit: usize,
     /// Holds one unit for each request that waits for the state thread; full if the reader must wait.
@@ -48,8 +56,18 @@ impl Connection {
         let _ = self.request_credit.try_recv();
     }
 
-    /// Queues a message. If the queue is full, closes the connection and returns `false`.
+    /// Queues a message, or an error if all connections together have too many bytes in flight. If the queue is full,
+    /// closes the connection and returns `false`.
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
+        let bytes = cost(&outgoing) as u64;
+        let payload = outgoing.1.as_ref();
+        let queued = match self.in_flight.reserve(self.from.ip(), bytes, payload) {
+            Some(reserved) => (outgoing, Some(reserved)),
+            None => {
+                let text = "too many responses wait for their readers; ask again later".to_owned();
+                ((TrackerResponse::Error { code: ErrorCode::Busy, text }, None), None)
+            }
+        };
         // Only the state thread sends, so the queue cannot grow between the check and the send. The limit is compared
         // with the bytes before this message, so that a single payload may exceed the limit.
         let full =
@@ -57,9 +75,9 @@ impl Connection {
         if full {
             log::warn!("disconnected {}: its send queue is full because it does not read", self.from);
         } else {
-            self.queued_bytes.fetch_add(cost(&outgoing), Ordering::Relaxed);
+            self.queued_bytes.fetch_add(queue_bytes(&queued.0), Ordering::Relaxed);
         }
-        let sent = !full && self.outbox.send(outgoing).is_ok();
+        let sent = !full && self.outbox.send(queued).is_ok();
         if !sent {
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
         }
@@ -67,8 +85,13 @@ impl Connection {
     }
 }
 
-/// Approximate memory of a queued message, in bytes.
-fn cost((response, payload): &Outgoing) -> usize {
+/// Approximate memory of a queued message with its payload, in bytes.
+fn queue_bytes(outgoing: &Outgoing) -> usize {
+    cost(outgoing) + outgoing.1.as_ref().map_or(0, |payload| payload.len())
+}
+
+/// Approximate memory of a queued message without its payload, in bytes.
+fn cost((response, _): &Outgoing) -> usize {
     let addresses = match response {
         TrackerResponse::Found { files, .. } => {
             let each = files.iter().map(|found| size_of_val(found) + FILE_NAME_MAX + holder_bytes(found));
@@ -77,7 +100,7 @@ fn cost((response, payload): &Outgoing) -> usize {
         TrackerResponse::ChunkLocation { holders, .. } => size_of_val(&holders[..]),
         _ => 0,
     };
-    size_of::<Outgoing>() + addresses + payload.as_ref().map_or(0, |payload| payload.len())
+    size_of::<Queued>() + addresses
 }
 
 fn holder_bytes(found: &FoundFile) -> usize {
@@ -92,7 +115,8 @@ pub(super) fn serve(
     threads: &Threads,
     shutdown: &Shutdown,
 ) -> io::Result<()> {
-    let server = ConnectionServer::new(config.outbox, config.timeouts, events, threads, shutdown);
+    let (outbox, in_flight) = (config.outbox, config.in_flight.clone());
+    let server = ConnectionServer::new(outbox, in_flight, config.timeouts, events, threads, shutdown);
     let handle = move |stream: Arc<TcpStream>, from, activity: &Activity| {
         match server.serve(stream, from, activity) {
             StreamError::Closed => log::debug!("{from} closed its connection"),
@@ -108,6 +132,7 @@ pub(super) fn serve(
 pub(super) struct ConnectionServer {
     next: AtomicU64,
     outbox: usize,
+    in_flight: InFlightBudget,
     timeouts: Timeouts,
     events: Sender<Event>,
     threads: Threads,
@@ -118,13 +143,14 @@ impl ConnectionServer {
     /// Creates the state of a server without connections.
     pub(super) fn new(
         outbox: usize,
+        in_flight: InFlightBudget,
         timeouts: Timeouts,
         events: Sender<Event>,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> Self {
         let (threads, shutdown) = (threads.clone(), shutdown.clone());
-        Self { next: AtomicU64::new(0), outbox, timeouts, events, threads, shutdown }
+        Self { next: AtomicU64::new(0), outbox, in_flight, timeouts, events, threads, shutdown }
     }
 
     /// Serves one connection until it ends. Returns the cause.
@@ -153,8 +179,16 @@ impl ConnectionServer {
         let (credit, request_credit) = bounded(CONNECTION_REQUESTS_MAX);
         let (writer_stream, writer_bytes) = (stream.clone(), queued_bytes.clone());
         let own = stream.clone();
-        let connection =
-            Connection { from, outbox, limit: self.outbox, request_credit, queued_bytes, stream: own };
+        let in_flight = self.in_flight.clone();
+        let connection = Connection {
+            from,
+            outbox,
+            in_flight,
+            limit: self.outbox,
+            request_credit,
+            queued_bytes,
+            stream: own,
+        };
         if !forward(&self.events, &self.shutdown, Event::Opened(id, connection)) {
             return StreamError::Closed;
         }
@@ -223,14 +257,14 @@ fn hello(reader: &mut FrameReader, writer: &mut FrameWriter, timeout: Duration) 
     Err(StreamError::Io(io::Error::new(io::ErrorKind::InvalidData, text)))
 }
 
-fn write(writer: &mut FrameWriter, queued: &Receiver<Outgoing>, queued_bytes: &AtomicUsize) {
-    for outgoing in queued {
-        let cost = cost(&outgoing);
+fn write(writer: &mut FrameWriter, queued: &Receiver<Queued>, queued_bytes: &AtomicUsize) {
+    for (outgoing, _reserved) in queued {
+        let bytes = queue_bytes(&outgoing);
         let (mut response, payload) = outgoing;
         if deliver(writer, &mut response, payload.as_deref().unwrap_or_default()).is_err() {
             return;
         }
-        queued_bytes.fetch_sub(cost, Ordering::Relaxed);
+        queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -266,13 +300,17 @@ mod tests {
     use crate::protocol::tracker::FileSummary;
     use std::net::TcpListener;
 
-    fn connection() -> (Connection, Receiver<Outgoing>) {
+    fn connection() -> (Connection, Receiver<Queued>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let from = listener.local_addr().unwrap();
         let stream = Arc::new(TcpStream::connect(from).unwrap());
         let (outbox, queued) = bounded(1_000_000);
         let (request_credit, queued_bytes) = (crossbeam_channel::never(), Arc::default());
-        (Connection { from, outbox, limit: 1_000_000, request_credit, queued_bytes, stream }, queued)
+        let in_flight = InFlightBudget::new(1 << 40);
+        (
+            Connection { from, outbox, in_flight, limit: 1_000_000, request_credit, queued_bytes, stream },
+            queued,
+        )
     }
 
     #[test]
@@ -290,6 +328,20 @@ mod tests {
         let message = || (TrackerResponse::Alive, Some(payload.clone()));
         let sent = (0..1_000).take_while(|_| connection.send(message())).count();
         assert_eq!(sent, OUTBOX_BYTES >> 20);
+    }
+
+    #[test]
+    fn a_response_above_the_budget_of_all_connections_is_replaced_by_an_error() {
+        let (mut connection, queued) = connection();
+        connection.in_flight = InFlightBudget::new(1 << 20);
+        let list = || (TrackerResponse::Alive, Some(vec![0; 400 << 10].into()));
+        assert!(connection.send(list()) && connection.send(list()));
+        let (first, second) = (queued.recv().unwrap(), queued.recv().unwrap());
+        assert!(matches!(first.0, (TrackerResponse::Alive, Some(_))));
+        assert!(matches!(second.0, (TrackerResponse::Error { code: ErrorCode::Busy, .. }, None)));
+        drop(first);
+        assert!(connection.send(list()));
+        assert!(matches!(queued.recv().unwrap().0, (TrackerResponse::Alive, Some(_))));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod shared_port;
 mod state;
 mod udp_socket;
 
-use crate::net::{BindError, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
+use crate::net::{BindError, InFlightBudget, Listener, POLL_INTERVAL, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::TrackerRequest;
 use crate::report::{Fault, RoleError};
 use crate::swarm::keeping::TaskOutcome;
@@ -48,6 +48,8 @@ pub struct ServerConfig {
     pub connections: usize,
     /// Messages that may be queued for a connection before it is closed.
     pub outbox: usize,
+    /// Bytes of responses that wait for their readers, over all connections.
+    pub in_flight: InFlightBudget,
     /// Timeouts of connections.
     pub timeouts: Timeouts,
 }
@@ -384,7 +386,13 @@ mod tests {
     fn flooding_connection_delays_neither_heartbeats_nor_other_connections_nor_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = ServerConfig { listen, connections: 9, outbox: 9, timeouts: Timeouts::default() };
+        let config = ServerConfig {
+            listen,
+            connections: 9,
+            outbox: 9,
+            in_flight: InFlightBudget::new(1 << 20),
+            timeouts: Timeouts::default(),
+        };
         let (report, handled) = crossbeam_channel::unbounded();
         let server = SwarmServer::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();
         let flooding = flood(server.address());
@@ -416,7 +424,13 @@ mod tests {
     fn connections_still_unknown_to_the_state_thread_end_at_shutdown() {
         let shutdown = Shutdown::new();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = ServerConfig { listen, connections: 99, outbox: 9, timeouts: Timeouts::default() };
+        let config = ServerConfig {
+            listen,
+            connections: 99,
+            outbox: 9,
+            in_flight: InFlightBudget::new(1 << 20),
+            timeouts: Timeouts::default(),
+        };
         // With a channel of capacity 0 the machine blocks within a request until the test receives its report.
         let (report, handled) = bounded(0);
         let server = SwarmServer::start(&config, Slow(report), ExecutorChannels::none(), &shutdown).unwrap();

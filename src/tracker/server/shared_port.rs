@@ -3,7 +3,7 @@
 use super::connections::ConnectionServer;
 use super::{ExecutorChannels, start_machine};
 use crate::content::limits::{OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION};
-use crate::net::{FrameWriter, Shutdown, StreamError, Threads, Timeouts};
+use crate::net::{FrameWriter, InFlightBudget, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::tracker::TrackerResponse;
 use crate::swarm::machine::Machine;
 use crate::sync::lock;
@@ -34,13 +34,15 @@ impl SharedPortServer {
     /// A thread cannot be started.
     pub fn start(
         machine: impl Machine + 'static,
+        in_flight: InFlightBudget,
         timeouts: Timeouts,
         threads: &Threads,
         shutdown: &Shutdown,
     ) -> io::Result<Self> {
         let channels = ExecutorChannels::none();
         let (datagrams, events) = start_machine(machine, channels, Level::Debug, threads, shutdown)?;
-        let connections = ConnectionServer::new(OUTBOX_MESSAGES_MAX, timeouts, events, threads, shutdown);
+        let connections =
+            ConnectionServer::new(OUTBOX_MESSAGES_MAX, in_flight, timeouts, events, threads, shutdown);
         let (threads, stopped) = (threads.clone(), shutdown.clone());
         let receive = move |socket| datagrams.receive_from(socket, &threads, &stopped);
         let parts = Parts { connections: Arc::new(connections), receive: Arc::new(receive) };

@@ -10,11 +10,13 @@ use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
+use crate::swarm::line_limit::{LineKind, LineLimit, Suppressed};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::reach::DialResult;
 use crate::sync::RunningClock;
 use log::Level;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Maximum time that the state thread sleeps: the clock must be read often to detect a pause of the process.
@@ -35,8 +37,12 @@ pub(super) struct State<M> {
     note_level: Level,
     /// Effects of a batch of datagrams; reused, so that a batch needs no allocation.
     effects: Vec<Effect>,
-    /// For each request of a batch, the number of effects up to it, and its sender; reused as well.
-    batch: Vec<(usize, Sender)>,
+    /// For each request of a batch, the number of effects up to it, its sender and the kind of its log lines; reused as well.
+    batch: Vec<(usize, Sender, LineKind)>,
+    /// Limit on the log lines that other hosts cause.
+    lines: LineLimit,
+    /// The source address that causes the log lines of the present effects, and their kind; `None` for this program.
+    cause: Option<(IpAddr, LineKind)>,
 }
 
 impl<M: Machine> State<M> {
@@ -52,6 +58,8 @@ impl<M: Machine> State<M> {
             note_level: Level::Info,
             effects: Vec::new(),
             batch: Vec::new(),
+            lines: LineLimit::default(),
+            cause: None,
         }
     }
 
@@ -87,6 +95,10 @@ impl<M: Machine> State<M> {
         let now = self.now();
         let effects = self.machine.tick(now);
         self.apply(effects);
+        for Suppressed { source, kind, lines } in self.lines.end_intervals(now) {
+            let of = source.map_or_else(|| "many addresses".to_owned(), |ip| ip.to_string());
+            log::warn!("{lines} further lines about {kind} of {of} were not logged");
+        }
     }
 
     /// Processes a batch of datagrams and leaves it empty.
@@ -98,25 +110,28 @@ impl<M: Machine> State<M> {
         batch.iter().for_each(|(_, _, request)| self.machine.prefetch(request));
         // All requests are processed before the first response is sent: system calls in between would evict the caches.
         for (from, tx, request) in batch.drain(..) {
+            let kind = LineKind::of(&request);
             effects.extend(self.machine.request(now, Origin::Datagram(from.address, tx), request));
-            self.batch.push((effects.len(), from));
+            self.batch.push((effects.len(), from, kind));
         }
         self.announce(&effects);
         let mut senders = std::mem::take(&mut self.batch);
         let mut senders_left = senders.iter().peekable();
         for (number, effect) in effects.drain(..).enumerate() {
-            while senders_left.next_if(|(end, _)| *end <= number).is_some() {}
+            while senders_left.next_if(|(end, ..)| *end <= number).is_some() {}
+            self.cause = senders_left.peek().map(|(_, from, kind)| (from.address.ip(), *kind));
             match effect {
                 // A response leaves from the address to which its request was sent.
                 Effect::Reply(Origin::Datagram(to, tx), response) => {
-                    let from = senders_left.peek().filter(|(_, from)| from.address == to);
-                    let (local, socket) = from.map_or((None, 0), |(_, from)| (from.local, from.socket));
+                    let from = senders_left.peek().filter(|(_, from, _)| from.address == to);
+                    let (local, socket) = from.map_or((None, 0), |(_, from, _)| (from.local, from.socket));
                     self.replies.send(Sender { address: to, local, socket }, tx, response);
                 }
                 effect => self.carry_out(effect),
             }
         }
         senders.clear();
+        self.cause = None;
         (self.effects, self.batch) = (effects, senders);
     }
 
@@ -147,6 +162,7 @@ impl<M: Machine> State<M> {
                     connection.handled();
                 }
                 let origin = Origin::Connection(id, from.ip());
+                self.cause = Some((from.ip(), LineKind::of(&request)));
                 let is_local = || self.connections.get(&id).is_some_and(Connection::is_local);
                 match request {
                     TrackerRequest::Status if !is_local() => {
@@ -164,6 +180,7 @@ impl<M: Machine> State<M> {
             }
         };
         self.apply(effects);
+        self.cause = None;
     }
 
     /// Announces the tasks among the effects: a deletion is revoked before its reason is logged.
@@ -189,14 +206,25 @@ impl<M: Machine> State<M> {
                 self.send(id, (response, None));
             }
             Effect::PushWith(id, response, payload) => self.send(id, (response, Some(payload))),
-            Effect::Event(line) => log::info!(target: limits::EVENT_TARGET, "{line}"),
-            Effect::Note(text) => log::log!(self.note_level, "{text}"),
+            Effect::Event(line) if self.allows_line(self.cause) => {
+                log::info!(target: limits::EVENT_TARGET, "{line}");
+            }
+            Effect::Note(text) if self.allows_line(self.cause) => log::log!(self.note_level, "{text}"),
+            Effect::Departure(source, text) if self.allows_line(Some((source, LineKind::Departures))) => {
+                log::log!(self.note_level, "{text}");
+            }
+            Effect::Event(_) | Effect::Note(_) | Effect::Departure(..) => {}
             Effect::Warning(text) => log::warn!("{text}"),
             Effect::Error(text) => log::error!("{text}"),
             Effect::Task(task) => self.channels.tasks.queue(task),
             Effect::DialBack(order) => self.dials.push(order),
             Effect::Answer(number, answer) => self.channels.answers.deliver(number, answer),
         }
+    }
+
+    fn allows_line(&mut self, cause: Option<(IpAddr, LineKind)>) -> bool {
+        let now = self.clock.now();
+        cause.is_none_or(|(source, kind)| self.lines.allow(now, source, kind))
     }
 
     fn send(&mut self, id: ConnectionId, outgoing: Outgoing) {

@@ -6,6 +6,7 @@ use crate::net::{FrameWriter, POLL_INTERVAL, StreamError};
 use crate::protocol::peer::PeerResponse;
 use crate::storage::StoredChunk;
 use crate::upload::pacing::Held;
+use crate::upload::rate_limit::UploadSlot;
 use crate::upload::receivers::SendTally;
 use crate::upload::relay::{ChunkSend, PartialChunk, PartialRead};
 use std::fs::File;
@@ -40,6 +41,7 @@ impl<'a> ChunkSender<'a> {
         &self,
         (file, index): (FileId, ChunkIndex),
         stored: &StoredChunk,
+        slot: Option<&UploadSlot<'_>>,
         mut tally: SendTally,
         writer: &mut FrameWriter,
     ) -> Result<(), StreamError> {
@@ -50,7 +52,7 @@ impl<'a> ChunkSender<'a> {
         let is_complete = context.offers.get(file).is_some_and(|source| source.progress().is_complete());
         let before = is_complete.then(|| stamp(&stored.file));
         let throttle = |bytes| {
-            context.throttle(file, self.serves, bytes);
+            context.throttle(slot, file, self.serves, bytes);
             tally.add(bytes);
             match before.as_ref().is_none_or(|before| *before == stamp(&stored.file)) {
                 true => Ok(()),
@@ -69,6 +71,7 @@ impl<'a> ChunkSender<'a> {
         &self,
         (file, index): (FileId, ChunkIndex),
         partial: &PartialChunk,
+        slot: Option<&UploadSlot<'_>>,
         mut tally: SendTally,
         writer: &mut FrameWriter,
     ) -> Result<(), StreamError> {
@@ -90,7 +93,7 @@ impl<'a> ChunkSender<'a> {
                 }
                 PartialRead::TimedOut => {}
                 PartialRead::Bytes => {
-                    context.throttle(file, self.serves, bytes.len() as u64);
+                    context.throttle(slot, file, self.serves, bytes.len() as u64);
                     let _timer = send.as_ref().map(ChunkSend::start_timer);
                     writer.send_payload_part(&bytes)?;
                     sent += bytes.len();

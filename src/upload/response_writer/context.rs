@@ -3,7 +3,7 @@
 use super::corrupt_reports::CorruptReports;
 use super::unreadable_chunks::UnreadableChunks;
 use crate::content::{ChunkIndex, FileId};
-use crate::net::{Shutdown, StreamError};
+use crate::net::{InFlightBudget, Shutdown, StreamError};
 use crate::storage::{StoreError, StoredChunk};
 use crate::sync::lock;
 use crate::upload::offers::Offers;
@@ -25,6 +25,7 @@ pub(in crate::upload) struct ResponseContext {
     pub(super) stall_timeout: Duration,
     pub(super) proof_slots: ProofSlots,
     pub(super) unreadable: UnreadableChunks,
+    pub(super) in_flight: InFlightBudget,
     limit: Option<UploadLimit>,
     /// Files for which a storage error has been logged.
     warned: Mutex<BTreeSet<FileId>>,
@@ -33,8 +34,15 @@ pub(in crate::upload) struct ResponseContext {
 }
 
 impl ResponseContext {
-    /// Creates the state of a server without connections. `upload_limit` is in bytes per second, 0 for no limit.
-    pub fn new(offers: Offers, upload_limit: u64, stall_timeout: Duration, shutdown: &Shutdown) -> Self {
+    /// Creates the state of a server without connections. `upload_limit` is in bytes per second, 0 for no limit;
+    /// `in_flight` is the number of bytes of responses that may wait for their readers.
+    pub fn new(
+        offers: Offers,
+        upload_limit: u64,
+        in_flight: u64,
+        stall_timeout: Duration,
+        shutdown: &Shutdown,
+    ) -> Self {
         Self {
             offers,
             subscribers: Subscribers::default(),
@@ -42,6 +50,7 @@ impl ResponseContext {
             stall_timeout,
             proof_slots: ProofSlots::new(),
             unreadable: UnreadableChunks::default(),
+            in_flight: InFlightBudget::new(in_flight),
             limit: (upload_limit > 0).then(|| UploadLimit::new(upload_limit)),
             warned: Mutex::default(),
             started: Instant::now(),
@@ -86,10 +95,10 @@ impl ResponseContext {
     ///
     /// # Errors
     /// The shutdown.
-    pub(super) fn slot(&self) -> Result<Option<Option<UploadSlot<'_>>>, StreamError> {
+    pub(super) fn slot(&self, from: IpAddr) -> Result<Option<Option<UploadSlot<'_>>>, StreamError> {
         match &self.limit {
             Some(_) if self.shutdown.is_stopped() => Err(StreamError::Closed),
-            Some(limit) => Ok(limit.slot(&self.shutdown).map(Some)),
+            Some(limit) => Ok(limit.slot(from, &self.shutdown).map(Some)),
             None => Ok(Some(None)),
         }
     }
@@ -108,9 +117,15 @@ impl ResponseContext {
     }
 
     /// Waits until the upload limit, and with several stripes the receiver's share of the uplink, allow these bytes.
-    pub(super) fn throttle(&self, file: FileId, receiver: Option<SocketAddr>, bytes: u64) {
-        if let Some(limit) = &self.limit {
-            limit.throttle(bytes, &self.shutdown);
+    pub(super) fn throttle(
+        &self,
+        slot: Option<&UploadSlot<'_>>,
+        file: FileId,
+        receiver: Option<SocketAddr>,
+        bytes: u64,
+    ) {
+        if let Some(slot) = slot {
+            slot.throttle(bytes, &self.shutdown);
         }
         let wait = receiver.map(|receiver| self.offers.relay().pacing().give(file, receiver, bytes));
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {

@@ -166,7 +166,9 @@ impl World {
                 Effect::Push(ConnectionId(id), TrackerResponse::Volunteer { order }) => {
                     effects.extend(self.carry_out(id, *order));
                 }
-                Effect::Note(text) | Effect::Warning(text) => self.notes.push(text),
+                Effect::Note(text) | Effect::Departure(_, text) | Effect::Warning(text) => {
+                    self.notes.push(text);
+                }
                 Effect::Error(text) => self.errors.push(text),
                 Effect::Answer(_, answer) => self.answers.push(answer),
                 Effect::Task(task) => {
