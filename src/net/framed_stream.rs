@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 const READ_BYTES: usize = 8 * 1024;
 /// Maximum number of bytes in one `sendfile` call: the rate limit and the deadline are checked between two calls.
 pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
+/// Smallest part of a file that one `sendfile(2)` sends if the rate is limited, bytes.
+const SLICE_BYTES_MIN: u64 = 16 * 1024;
+/// Parts of a file that are sent in a second if the rate is limited.
+const SLICES_PER_SECOND: u64 = 64;
 /// Minimum transfer rate of a payload in each [`IDLE_TIMEOUT`], bytes per second.
 ///
 /// Far below the rate of any usable link: a slow payload continues, and a sender that trickles is disconnected.
@@ -266,6 +270,8 @@ pub fn split(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(FrameReade
 /// The writing half of a framed stream.
 pub struct FrameWriter {
     stream: Arc<TcpStream>,
+    /// Largest part of a file that one call sends, bytes.
+    slice: u32,
 }
 
 impl FrameWriter {
@@ -274,7 +280,7 @@ impl FrameWriter {
     /// # Errors
     /// The timeout cannot be set on the socket.
     pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
-        Self { stream }.with_stall(STALL_TIMEOUT)
+        Self { stream, slice: SENDFILE_BYTES_MAX as u32 }.with_stall(STALL_TIMEOUT)
     }
 
     /// Sets the stall timeout: the maximum time of a single write.
@@ -285,6 +291,14 @@ impl FrameWriter {
         // The standard library refuses zero, and the kernel takes a value below its resolution as "no timeout".
         self.stream.set_write_timeout(Some(stall.max(SOCKET_TIMEOUT_MIN)))?;
         Ok(self)
+    }
+
+    /// Limits the bytes that are passed to the system at a time, and those that wait there, to a part of a second at `rate`
+    /// bytes per second. Otherwise the system takes megabytes for a receiver that does not read, and they count as sent.
+    pub fn limit_unsent(&mut self, rate: u64) {
+        self.slice = (rate / SLICES_PER_SECOND).clamp(SLICE_BYTES_MIN, SENDFILE_BYTES_MAX) as u32;
+        // A system without this option sends more bytes in advance.
+        let _ = socket2::SockRef::from(&*self.stream).set_tcp_notsent_lowat(self.slice);
     }
 
     /// Sends a message without payload.
@@ -356,7 +370,7 @@ impl FrameWriter {
         let mut rate = PayloadRate::new(Instant::now());
         let (mut position, mut remaining) = (offset, length);
         while remaining > 0 {
-            let slice = remaining.min(SENDFILE_BYTES_MAX as u32);
+            let slice = remaining.min(self.slice);
             let before = Instant::now();
             throttle(slice.into())?;
             // The receiver is not responsible for the time spent in the rate limiter.

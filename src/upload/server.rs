@@ -79,6 +79,8 @@ impl Default for ServeOptions {
 /// State shared by the connections of the server.
 struct Server {
     context: Arc<ResponseContext>,
+    /// Bytes per second, 0 for no limit.
+    upload_limit: u64,
     timeouts: Timeouts,
     discovered: Option<Sender<DiscoveredPeer>>,
     tracker: Option<Arc<dyn TrackerConnections>>,
@@ -130,6 +132,7 @@ fn start(
     let context = ResponseContext::new(offers, upload_limit, in_flight, timeouts.stall, shutdown);
     let server = Server {
         context: Arc::new(context),
+        upload_limit,
         timeouts,
         discovered,
         tracker,
@@ -189,13 +192,16 @@ impl Server {
     fn spawn_writer(
         &self,
         stream: &Arc<TcpStream>,
-        writer: FrameWriter,
+        mut writer: FrameWriter,
         from: SocketAddr,
         serves: Option<SocketAddr>,
         queued: Receiver<PeerRequest>,
     ) -> io::Result<Receiver<Infallible>> {
         let (running, writer_end) = bounded::<Infallible>(0);
         let (context, stream) = (self.context.clone(), stream.clone());
+        if self.upload_limit > 0 {
+            writer.limit_unsent(self.upload_limit);
+        }
         self.threads.spawn("serve-out", move || {
             let _running = running;
             if let Err(error) = ResponseWriter::new(&context, writer, from, serves).run(&queued) {
