@@ -101,7 +101,7 @@ fuzz_target!(|found: Found| {
         assert!(file.stored(index).is_ok());
     }
     let resumed: u64 =
-        have.iter().filter_map(|at| MANIFEST.layout().span(at)).map(|s| u64::from(s.length)).sum();
+        have.iter().filter_map(|at| MANIFEST.layout().span(at)).map(|s| s.length).sum();
     assert_eq!(file.resumed_bytes(), resumed);
     for at in found.store {
         let index = ChunkIndex(u32::from(at) % (CHUNKS + 1));

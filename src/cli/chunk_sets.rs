@@ -85,7 +85,7 @@ pub fn mine(held: &[HeldChunk], count: u32) -> String {
     if held.is_empty() {
         return text;
     }
-    let row = |chunk: &HeldChunk| [chunk.index.to_string(), size(chunk.length.into()), short(chunk.digest)];
+    let row = |chunk: &HeldChunk| [chunk.index.to_string(), size(chunk.length), short(chunk.digest)];
     let listed: Vec<_> = held.iter().take(LISTED_CHUNKS_MAX).map(row).collect();
     text += &table([("CHUNK", Side::Right), ("SIZE", Side::Right), ("SHA-256", Side::Left)], &listed);
     and_more(&mut text, (held.len() - listed.len()) as u64, "chunk");

@@ -32,8 +32,8 @@ impl Tally {
     }
 
     /// Counts a stored chunk.
-    pub fn stored(&mut self, now: Moment, from: Option<SocketAddr>, bytes: u32) {
-        self.bytes += u64::from(bytes);
+    pub fn stored(&mut self, now: Moment, from: Option<SocketAddr>, bytes: u64) {
+        self.bytes += bytes;
         self.sources.extend(from);
         self.ended = now;
     }

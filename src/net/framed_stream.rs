@@ -342,7 +342,7 @@ impl FrameWriter {
         message: &M,
         file: &File,
         offset: u64,
-        length: u32,
+        length: u64,
         mut throttle: impl FnMut(u64) -> Result<(), StreamError>,
     ) -> Result<(), StreamError> {
         let line = frame::encode(message)?;
@@ -355,9 +355,9 @@ impl FrameWriter {
         let mut rate = PayloadRate::new(Instant::now());
         let (mut position, mut remaining) = (offset, length);
         while remaining > 0 {
-            let slice = remaining.min(SENDFILE_BYTES_MAX as u32);
+            let slice = remaining.min(SENDFILE_BYTES_MAX);
             let before = Instant::now();
-            throttle(slice.into())?;
+            throttle(slice)?;
             // The receiver is not responsible for the time spent in the rate limiter.
             rate.exclude(before.elapsed());
             let sent =
@@ -365,7 +365,7 @@ impl FrameWriter {
             if sent == 0 {
                 return Err(StreamError::Truncated);
             }
-            remaining -= sent as u32;
+            remaining -= sent as u64;
             if remaining > 0 {
                 rate.record(sent, Instant::now())?;
             }
@@ -399,7 +399,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn chunk(length: u32) -> PeerResponse {
+    fn chunk(length: u64) -> PeerResponse {
         PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(0), length }
     }
 

@@ -102,7 +102,7 @@ impl<'a> ChunkClient<'a> {
             config,
             requests: RequestQueue::new(config.name.clone(), set.clone()),
             set,
-            own_bytes: folder.held().iter().map(|chunk| u64::from(chunk.length)).sum(),
+            own_bytes: folder.held().iter().map(|chunk| chunk.length).sum(),
             own: OwnChunks::new(folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest))),
             folder,
             offers,
@@ -530,7 +530,7 @@ impl<'a> ChunkClient<'a> {
         let now = self.now();
         let scheduler_events = self.scheduler.tick(now);
         self.handle_scheduler_events(scheduler_events)?;
-        self.progress.sources(self.scheduler.connected());
+        self.progress.update(self.scheduler.connected(), self.scheduler.large_chunk_bytes());
         self.check_timeout(now)?;
         self.check_dispute(now)?;
         if now < self.next_check {
