@@ -15,7 +15,7 @@ use super::stall::StallTimer;
 use super::unreachable::UnreachableChunks;
 use super::{ClientConfig, Inputs};
 use crate::content::fmt::counted;
-use crate::content::{Bitfield, ChunkIndex, Digest, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, running_time};
@@ -74,6 +74,8 @@ pub(super) struct ChunkClient<'a> {
     own_looked_up: bool,
     dispute: Dispute,
     other_set_logged: bool,
+    /// The set as a file that was last logged as served.
+    logged_file: Option<FileId>,
     /// Questions for the state of the set that the tracker has not answered.
     unanswered: VecDeque<Sender<Answer>>,
     /// Start, in [`running_time`]: pauses of the process do not count.
@@ -120,6 +122,7 @@ impl<'a> ChunkClient<'a> {
             own_looked_up: false,
             dispute: Dispute::default(),
             other_set_logged: false,
+            logged_file: None,
             unanswered: VecDeque::new(),
             started: running_time(),
             last_arrival: Moment::ZERO,
@@ -145,7 +148,13 @@ impl<'a> ChunkClient<'a> {
                     Err(_) => return Ok(()),
                 },
                 recv(inputs.committed) -> committed => match committed {
-                    Ok(committed) => self.handle_commit(committed)?,
+                    Ok(committed) => {
+                        // A chunk counts as received before it counts as held.
+                        for event in inputs.sources.try_iter() {
+                            self.handle_source_event(event)?;
+                        }
+                        self.handle_commit(committed)?;
+                    }
                     Err(_) => return Ok(()),
                 },
                 recv(asked) -> question => match question {
@@ -215,7 +224,6 @@ impl<'a> ChunkClient<'a> {
     /// Serves the sealed set as a file. The folder may be complete now.
     fn serve_as_file(&mut self, manifest: Arc<Manifest>) -> Result<(), RoleError> {
         let id = manifest.id();
-        let is_known = self.folder.manifest().is_some_and(|known| known.id() == id);
         self.dispute.end();
         self.folder.set_manifest(manifest.clone());
         self.offers.put(id, self.folder.clone());
@@ -224,7 +232,7 @@ impl<'a> ChunkClient<'a> {
                 self.record_agreed(index, digest);
             }
         }
-        if !is_known && !self.own.is_other_set() {
+        if !self.own.is_other_set() && self.logged_file.replace(id) != Some(id) {
             log::info!("serving set {} as a file with id {id}", self.set.set);
         }
         self.check_complete()
@@ -366,7 +374,7 @@ impl<'a> ChunkClient<'a> {
                 self.requests.request_manifest(file);
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.completion.members_completed(),
-            TrackerResponse::Error { code: ErrorCode::UnknownMessage, text } => {
+            TrackerResponse::Error { code: ErrorCode::UnknownMessage | ErrorCode::NotATracker, text } => {
                 let text = format!("the program on {} refuses chunk sets: {text}", self.config.tracker);
                 return Err(RoleError::new(Fault::Usage, text));
             }
