@@ -56,6 +56,10 @@ fn chunks_above_64_mib_are_split_downloaded_after_a_kill_and_joined() {
         client.wait_for_text(" is complete: all 2 chunks of set default");
         assert!(client.peak_memory() < CLIENT_MEMORY_MAX, "{}", client.peak_memory());
     }
+    // The summary comes before the line on completion.
+    for client in [&other, &restarted] {
+        assert!(client.has_said(" bytes in ") && client.has_said(" from "));
+    }
     other.wait_for_text("all chunks joined into joined");
     let expected = std::fs::read(&whole).unwrap();
     assert_holds(&dir.join("joined"), &expected);

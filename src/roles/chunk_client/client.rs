@@ -38,6 +38,8 @@ use std::time::Duration;
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Chunks without a reachable holder that are logged at a time.
 const LOGGED_CHUNKS_MAX: usize = 8;
+/// Time after the commit of the last chunk for which the report of its source is awaited.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Chunk files checked per interval.
 const FILES_CHECKED_MAX: usize = 256;
 /// The agreed chunks, and the queue of those whose files may be in the folder.
@@ -76,6 +78,8 @@ pub(super) struct ChunkClient<'a> {
     other_set_logged: bool,
     /// The set as a file that was last logged as served.
     logged_file: Option<FileId>,
+    /// Time at which all chunks of the sealed set were found to be held.
+    complete_since: Option<Moment>,
     /// Questions for the state of the set that the tracker has not answered.
     unanswered: VecDeque<Sender<Answer>>,
     /// Start, in [`running_time`]: pauses of the process do not count.
@@ -123,6 +127,7 @@ impl<'a> ChunkClient<'a> {
             dispute: Dispute::default(),
             other_set_logged: false,
             logged_file: None,
+            complete_since: None,
             unanswered: VecDeque::new(),
             started: running_time(),
             last_arrival: Moment::ZERO,
@@ -148,13 +153,7 @@ impl<'a> ChunkClient<'a> {
                     Err(_) => return Ok(()),
                 },
                 recv(inputs.committed) -> committed => match committed {
-                    Ok(committed) => {
-                        // A chunk counts as received before it counts as held.
-                        for event in inputs.sources.try_iter() {
-                            self.handle_source_event(event)?;
-                        }
-                        self.handle_commit(committed)?;
-                    }
+                    Ok(committed) => self.handle_commit(committed)?,
                     Err(_) => return Ok(()),
                 },
                 recv(asked) -> question => match question {
@@ -450,7 +449,8 @@ impl<'a> ChunkClient<'a> {
     fn handle_source_event(&mut self, event: SourceEvent) -> Result<(), RoleError> {
         let now = self.now();
         let scheduler_events = self.scheduler.handle(event, now);
-        self.handle_scheduler_events(scheduler_events)
+        self.handle_scheduler_events(scheduler_events)?;
+        self.check_complete()
     }
 
     fn handle_scheduler_events(&mut self, scheduler_events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
@@ -519,7 +519,17 @@ impl<'a> ChunkClient<'a> {
     /// Logs the completion: the folder holds each chunk, and all of them agree with the sealed set.
     fn check_complete(&mut self) -> Result<(), RoleError> {
         let is_complete = self.folder.progress().is_complete() && self.folder.manifest().is_some();
-        if is_complete && self.completion.folder_completed(self.now()) {
+        if !is_complete {
+            self.complete_since = None;
+            return Ok(());
+        }
+        let now = self.now();
+        let since = *self.complete_since.get_or_insert(now);
+        // A source may report a chunk shortly after its commit: the summary counts it, too.
+        if !self.scheduler.is_idle() && now.saturating_sub(since) < REPORT_TIMEOUT {
+            return Ok(());
+        }
+        if self.completion.folder_completed(now) {
             let (folder, count) = (self.folder.path().display(), self.set.count);
             if !self.scheduler.tally().is_empty() {
                 log::info!("{}", self.scheduler.tally().summary(&folder.to_string(), self.own_bytes));
@@ -538,6 +548,7 @@ impl<'a> ChunkClient<'a> {
         let now = self.now();
         let scheduler_events = self.scheduler.tick(now);
         self.handle_scheduler_events(scheduler_events)?;
+        self.check_complete()?;
         self.progress.update(self.scheduler.connected(), self.scheduler.large_chunk_bytes());
         self.check_timeout(now)?;
         self.check_dispute(now)?;
