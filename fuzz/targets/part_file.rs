@@ -82,11 +82,9 @@ impl Map {
         const EXISTING: u16 = (1 << CHUNKS) - 1;
         match self {
             // A bitmap with bits behind the last chunk is not valid.
-            Map::Formed { durable, written, other: false, inode: None | Some(true), change: None, .. }
-                if (durable | written) & !EXISTING == 0 =>
-            {
-                *durable
-            }
+            Map::Formed {
+                durable, written, other: false, inode: None | Some(true), change: None, ..
+            } if (durable | written) & !EXISTING == 0 => *durable,
             _ => 0,
         }
     }
@@ -190,8 +188,7 @@ fuzz_target!(|found: Found| {
     for index in (0..CHUNKS).filter(|index| required >> index & 1 == 1) {
         assert!(have.has(ChunkIndex(index)), "the resume file lists chunk {}", ChunkIndex(index));
     }
-    let resumed: u64 =
-        have.iter().filter_map(|at| MANIFEST.layout().span(at)).map(|s| s.length).sum();
+    let resumed: u64 = have.iter().filter_map(|at| MANIFEST.layout().span(at)).map(|s| s.length).sum();
     assert_eq!(file.resumed_bytes(), resumed);
     for at in found.store {
         let index = ChunkIndex(u32::from(at) % (CHUNKS + 1));
