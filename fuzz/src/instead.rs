@@ -19,10 +19,10 @@ pub struct Sample {
 impl Sample {
     /// A file with chunks of unequal size, one of them empty, or of equal chunks and a shorter last one.
     pub fn new(uneven: bool) -> Self {
-        let lengths: &[u32] = if uneven { &[10, 0, 131] } else { &[16_384, 7] };
+        let lengths: &[u64] = if uneven { &[10, 0, 131] } else { &[16_384, 7] };
         let layout = match uneven {
             true => Layout::uneven(lengths.iter().copied()),
-            false => Layout::even(lengths.iter().copied().map(u64::from).sum(), Some(lengths[0])),
+            false => Layout::even(lengths.iter().sum(), Some(lengths[0] as u32)),
         };
         let chunks: Vec<Vec<u8>> = lengths.iter().map(|length| vec![7; *length as usize]).collect();
         let digests = chunks.iter().map(|chunk| Digest::of(chunk)).collect();

@@ -196,7 +196,7 @@ impl Ask {
                 token: token(peer),
                 set: chunk.key(),
                 index: chunk.index(),
-                claim: Claim { sha256: Digest([hash % 2; 32]), size: u32::from(size % 2) },
+                claim: Claim { sha256: Digest([hash % 2; 32]), size: u64::from(size % 2) },
             },
             Ask::Unclaim(peer, chunk) => {
                 TrackerRequest::Unclaim { token: token(peer), set: chunk.key(), index: chunk.index() }

@@ -35,7 +35,7 @@ fuzz_target!(|input: (u64, u8, bool, &[u8])| {
             let span = layout.span(index).expect("every chunk has a span");
             assert_eq!(span.offset, end);
             assert!(span.length <= layout.longest() && manifest.digest(index).is_some());
-            end += u64::from(span.length);
+            end += span.length;
         }
         assert_eq!(end, size);
     }

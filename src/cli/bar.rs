@@ -116,7 +116,7 @@ impl Drop for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
+    use indicatif::{ProgressDrawTarget, TermLike};
     use std::io;
     use std::sync::{Arc, Mutex};
 
@@ -160,8 +160,9 @@ mod tests {
 
     fn console() -> (Console, OneLine) {
         let screen = OneLine::default();
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255);
-        (Console::on(MultiProgress::with_draw_target(target)), screen)
+        let drawn_to = screen.clone();
+        let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(drawn_to.clone()), 255);
+        (Console::on(target), screen)
     }
 
     #[test]
@@ -192,6 +193,9 @@ mod tests {
         bar.bar.force_draw();
         assert_eq!(screen.0.lock().unwrap().0.trim(), "", "no bar is left above the prompt");
         assert!(bar.bar.is_hidden());
+        console.end_prompt();
+        bar.bar.force_draw();
+        assert!(screen.0.lock().unwrap().0.contains("60 %"), "on the terminal of this console");
     }
 
     #[test]

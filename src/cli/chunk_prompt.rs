@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The commands: name and effect.
 const COMMANDS: [(&str, &str); 5] = [
     ("status", "show for each chunk the agreed hash, the holders and claims that differ"),
-    ("mine", "list the chunks of this folder"),
+    ("mine", "list the chunks of this folder; mine --long shows whole SHA-256 digests"),
     ("peers", "list the clients of this chunk set"),
     ("help", "show this help"),
     ("quit", "exit (also exit, Ctrl-D, or Ctrl-C twice)"),
@@ -95,6 +95,13 @@ impl Commands {
         }
     }
 
+    fn mine(&self, long: bool) -> String {
+        match self.ask(Question::Mine) {
+            Answer::Mine { held, count } => chunk_sets::mine(&held, count, long),
+            other => text(&other),
+        }
+    }
+
     /// The result of a line, or the correction of a wrong one; `Break` to quit.
     fn result(&self, line: &str) -> ControlFlow<(), Result<String, String>> {
         let words = match split(line) {
@@ -107,7 +114,9 @@ impl Commands {
             ["quit" | "exit"] => return ControlFlow::Break(()),
             ["status"] => Ok(self.set(chunk_sets::set)),
             ["peers"] => Ok(self.set(chunk_sets::members)),
-            ["mine"] => Ok(text(&self.ask(Question::Mine))),
+            ["mine"] => Ok(self.mine(false)),
+            ["mine", "--long"] => Ok(self.mine(true)),
+            ["mine", ..] => Err("mine takes no argument but --long".to_owned()),
             ["help" | "?"] => Ok(help()),
             [known, ..] if COMMANDS.iter().any(|(name, _)| *name == known) => {
                 Err(format!("{known} takes no argument"))
@@ -135,7 +144,7 @@ impl CommandHandler for Commands {
 
 fn text(answer: &Answer) -> String {
     match answer {
-        Answer::Mine { held, count } => chunk_sets::mine(held, *count),
+        Answer::Mine { held, count } => chunk_sets::mine(held, *count, false),
         Answer::Set(status) => chunk_sets::set(status),
         Answer::None(reason) => format!("{}\n", show::line(reason)),
     }

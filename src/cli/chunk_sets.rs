@@ -79,13 +79,14 @@ pub fn members(status: &SetStatus) -> String {
     text
 }
 
-/// The chunks of a folder.
-pub fn mine(held: &[HeldChunk], count: u32) -> String {
+/// The chunks of a folder, with all digits of each digest if `long`.
+pub fn mine(held: &[HeldChunk], count: u32, long: bool) -> String {
     let mut text = format!("{} of {}\n", held.len(), counted(count.into(), "chunk"));
     if held.is_empty() {
         return text;
     }
-    let row = |chunk: &HeldChunk| [chunk.index.to_string(), size(chunk.length.into()), short(chunk.digest)];
+    let shown = |digest: Digest| if long { digest.to_string() } else { short(digest) };
+    let row = |chunk: &HeldChunk| [chunk.index.to_string(), size(chunk.length), shown(chunk.digest)];
     let listed: Vec<_> = held.iter().take(LISTED_CHUNKS_MAX).map(row).collect();
     text += &table([("CHUNK", Side::Right), ("SIZE", Side::Right), ("SHA-256", Side::Left)], &listed);
     and_more(&mut text, (held.len() - listed.len()) as u64, "chunk");
@@ -172,7 +173,11 @@ mod tests {
             "NAME  ADDRESS        AGREED CHUNKS\nann   10.0.0.1:7000         1 of 9\n... and 2 more clients\n"
         );
         let chunk = HeldChunk { index: ChunkIndex(1), digest: Digest([7; 32]), length: 2_048 };
-        assert_eq!(mine(&[chunk], 2), "1 of 2 chunks\nCHUNK     SIZE  SHA-256\n    2  2.0 KiB  07070707\n");
-        assert_eq!(mine(&[], 2), "0 of 2 chunks\n");
+        assert_eq!(
+            mine(&[chunk], 2, false),
+            "1 of 2 chunks\nCHUNK     SIZE  SHA-256\n    2  2.0 KiB  07070707\n"
+        );
+        assert!(mine(&[chunk], 2, true).ends_with(&format!("  2.0 KiB  {}\n", "07".repeat(32))));
+        assert_eq!(mine(&[], 2, false), "0 of 2 chunks\n");
     }
 }

@@ -27,25 +27,29 @@ enum Prompting {
 #[derive(Clone)]
 pub struct Console {
     pub(super) bars: MultiProgress,
+    /// Creates the target of the progress bars while there is no prompt.
+    target: Arc<dyn Fn() -> ProgressDrawTarget + Send + Sync>,
     prompting: Arc<Mutex<Prompting>>,
 }
 
 impl Console {
     /// A console without progress bars, for tests and for `-q`.
     pub fn hidden() -> Self {
-        Self::on(MultiProgress::with_draw_target(ProgressDrawTarget::hidden()))
+        Self::on(ProgressDrawTarget::hidden)
     }
 
     /// The console of this process, without progress bars if `quiet`.
     pub(super) fn new(quiet: bool) -> Self {
         match quiet {
             true => Self::hidden(),
-            false => Self::on(MultiProgress::with_draw_target(terminal())),
+            false => Self::on(terminal),
         }
     }
 
-    pub(super) fn on(bars: MultiProgress) -> Self {
-        Self { bars, prompting: Arc::new(Mutex::new(Prompting::No)) }
+    /// A console whose progress bars draw to `target`, while there is no prompt.
+    pub(super) fn on(target: impl Fn() -> ProgressDrawTarget + Send + Sync + 'static) -> Self {
+        let bars = MultiProgress::with_draw_target(target());
+        Self { bars, target: Arc::new(target), prompting: Arc::new(Mutex::new(Prompting::No)) }
     }
 
     fn prompting(&self) -> MutexGuard<'_, Prompting> {
@@ -62,7 +66,7 @@ impl Console {
 
     /// Marks the prompt as ended.
     pub fn end_prompt(&self) {
-        self.bars.set_draw_target(terminal());
+        self.bars.set_draw_target((self.target)());
         *self.prompting() = Prompting::No;
     }
 

@@ -17,6 +17,9 @@ pub fn run(tracker: &Endpoint, long: bool, timeouts: Timeouts, shutdown: &Shutdo
     let found = match listed {
         Ok(found) => found,
         Err(_) if shutdown.is_stopped() => return Err(crate::download::finder::interrupted()),
+        Err(error @ lookup::RequestError::NotATracker(_)) => {
+            return Err(RoleError::from_error(Fault::Usage, error));
+        }
         Err(error) => {
             let advice = next_step::after_failure("tracker", tracker, &error);
             let text = format!("cannot get the list of files from the tracker on {tracker}: {error}{advice}");

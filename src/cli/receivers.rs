@@ -107,7 +107,7 @@ fn table(view: &DistributionView, (terminal_columns, rows): (usize, usize)) -> S
 mod tests {
     use super::*;
     use crate::swarm::distribution::Stage;
-    use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
+    use indicatif::{ProgressDrawTarget, TermLike};
     use std::io;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -254,8 +254,9 @@ mod tests {
     #[test]
     fn a_redraw_leaves_no_stale_line() {
         let screen = Screen::default();
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 255);
-        let console = Console::on(MultiProgress::with_draw_target(target));
+        let drawn_to = screen.clone();
+        let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(drawn_to.clone()), 255);
+        let console = Console::on(target);
         let mut drawn = console.receiver_table().unwrap();
         let three = (0..3).map(|number| row(&format!("peer{number}"), 1, Stage::Downloading)).collect();
         for view in [view(three), two(), view(vec![row("last", 9, Stage::Complete)])] {

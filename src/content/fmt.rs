@@ -3,6 +3,7 @@
 //! Pure. Invariant: a noun is in the singular if and only if its count is 1.
 
 use bytesize::ByteSize;
+use std::time::Duration;
 
 /// A count with its noun, given in the singular: `1 chunk`, `2,048 chunks`, `3 copies`.
 pub fn counted(count: u64, noun: &str) -> String {
@@ -42,8 +43,18 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// A measured time: in milliseconds below a second, then with tenths of a second, from two minutes on as
+/// [`duration`].
+pub fn elapsed(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis().max(1)),
+        1..120 => format!("{:.1} s", time.as_secs_f64()),
+        seconds => duration(seconds),
+    }
+}
+
 /// Seconds of a duration, rounded to tenths.
-pub fn seconds(time: std::time::Duration) -> f64 {
+pub fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
@@ -66,6 +77,13 @@ mod tests {
     }
 
     #[test]
+    fn measured_times_are_never_zero() {
+        let text = |microseconds| elapsed(Duration::from_micros(microseconds));
+        assert_eq!([0, 12_900, 999_999].map(text), ["1 ms", "12 ms", "999 ms"]);
+        assert_eq!([1_000_000, 119_000_000, 120_000_000].map(text), ["1.0 s", "119.0 s", "2 min"]);
+    }
+
+    #[test]
     fn counts_have_commas_and_the_right_number() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
@@ -83,7 +101,7 @@ mod tests {
 
     #[test]
     fn seconds_have_one_digit_of_a_fraction() {
-        let text = |milliseconds| super::seconds(std::time::Duration::from_millis(milliseconds)).to_string();
+        let text = |milliseconds| super::seconds(Duration::from_millis(milliseconds)).to_string();
         assert_eq!([59_999, 500, 1_260].map(text), ["60", "0.5", "1.3"]);
     }
 }

@@ -40,7 +40,7 @@ pub struct ChunkSpan {
     /// Start of the chunk, bytes from the start of the file.
     pub offset: u64,
     /// Length of the chunk, bytes.
-    pub length: u32,
+    pub length: u64,
 }
 
 /// Sizes that are not a valid layout.
@@ -57,6 +57,9 @@ pub enum LayoutError {
     #[error("chunk {0} is larger than {max} bytes: it is not kept in memory until it is verified; download it to a file \
         (--out FILE)", max = limits::CHUNK_SIZE_MAX)]
     ChunkTooLarge(ChunkIndex),
+    /// The chunks add up to more than [`limits::FILE_SIZE_MAX`].
+    #[error("the chunks add up to more than {max} bytes", max = limits::FILE_SIZE_MAX)]
+    TooLarge,
     /// A chunk set without chunks.
     #[error("the chunk set has no chunks")]
     Empty,
@@ -103,15 +106,16 @@ impl Layout {
     /// A layout of chunks of the given lengths, bytes.
     ///
     /// # Errors
-    /// There is no chunk, or there are too many.
-    pub fn uneven(lengths: impl IntoIterator<Item = u32>) -> Result<Self, LayoutError> {
+    /// There is no chunk, there are too many, or they add up to more than [`limits::FILE_SIZE_MAX`].
+    pub fn uneven(lengths: impl IntoIterator<Item = u64>) -> Result<Self, LayoutError> {
         let mut offsets = vec![0u64];
-        let mut end = 0;
+        let mut end = 0u64;
         for (index, length) in (0u32..).zip(lengths) {
             if index >= limits::CHUNKS_MAX {
                 return Err(LayoutError::TooMany(u64::from(index) + 1));
             }
-            end += u64::from(length);
+            let sum = end.checked_add(length).filter(|sum| *sum <= limits::FILE_SIZE_MAX);
+            end = sum.ok_or(LayoutError::TooLarge)?;
             offsets.push(end);
         }
         match offsets.len() {
@@ -157,16 +161,14 @@ impl Layout {
             }
             Layout::Uneven { offsets } => (offsets[index.at()], offsets[index.at() + 1]),
         };
-        Some(ChunkSpan { offset, length: (end - offset) as u32 })
+        Some(ChunkSpan { offset, length: end - offset })
     }
 
-    /// Length of the longest chunk, bytes: the size of a chunk buffer.
-    pub fn longest(&self) -> u32 {
+    /// Length of the longest chunk, bytes.
+    pub fn longest(&self) -> u64 {
         match self {
-            Layout::Even { size, chunk_size } => (*chunk_size).min((*size).try_into().unwrap_or(u32::MAX)),
-            Layout::Uneven { offsets } => {
-                offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u32).max().unwrap_or(0)
-            }
+            Layout::Even { size, chunk_size } => (*size).min((*chunk_size).into()),
+            Layout::Uneven { offsets } => offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0),
         }
     }
 
@@ -175,9 +177,10 @@ impl Layout {
     /// # Errors
     /// [`LayoutError::ChunkTooLarge`].
     pub fn check_fits_memory(&self) -> Result<(), LayoutError> {
-        let is_large =
-            |index: &ChunkIndex| self.span(*index).is_some_and(|span| span.length > limits::CHUNK_SIZE_MAX);
-        match self.longest() > limits::CHUNK_SIZE_MAX {
+        let is_large = |index: &ChunkIndex| {
+            self.span(*index).is_some_and(|span| span.length > limits::CHUNK_SIZE_MAX.into())
+        };
+        match self.longest() > limits::CHUNK_SIZE_MAX.into() {
             true => {
                 self.indices().find(is_large).map_or(Ok(()), |index| Err(LayoutError::ChunkTooLarge(index)))
             }
@@ -228,7 +231,7 @@ mod tests {
         ] {
             let layout = Layout::even(size, None).unwrap();
             assert_eq!(layout.count(), count, "{size}");
-            assert_eq!(u64::from(spans(&layout).last().unwrap().length), last, "{size}");
+            assert_eq!(spans(&layout).last().unwrap().length, last, "{size}");
         }
     }
 
@@ -251,10 +254,19 @@ mod tests {
         assert!(matches!(Layout::even(1 << 40, Some(16 * 1024)), Err(LayoutError::TooMany(_))));
         assert!(Layout::even(u64::MAX, None).is_err());
         assert_eq!(Layout::uneven([]), Err(LayoutError::Empty));
-        let large = Layout::uneven([1, u32::MAX, u32::MAX, 2]).unwrap();
-        assert_eq!(large.size(), 2 * u64::from(u32::MAX) + 3);
+        let large = Layout::uneven([1, 5 << 30, 7 << 40, 2]).unwrap();
+        assert_eq!(large.size(), (5 << 30) + (7 << 40) + 3);
+        assert_eq!(large.longest(), 7 << 40);
         assert_eq!(large.check_fits_memory(), Err(LayoutError::ChunkTooLarge(ChunkIndex(1))));
-        assert_eq!(Layout::uneven([1, limits::CHUNK_SIZE_MAX]).unwrap().check_fits_memory(), Ok(()));
+        assert_eq!(Layout::uneven([1, limits::CHUNK_SIZE_MAX.into()]).unwrap().check_fits_memory(), Ok(()));
+    }
+
+    #[test]
+    fn sizes_that_no_file_can_have_are_refused() {
+        let max = limits::FILE_SIZE_MAX;
+        assert_eq!(Layout::uneven([max - 1, 1]).map(|layout| layout.size()), Ok(max));
+        assert_eq!(Layout::uneven([max, 1]), Err(LayoutError::TooLarge));
+        assert_eq!(Layout::uneven([1, u64::MAX]), Err(LayoutError::TooLarge));
     }
 
     proptest! {
@@ -265,17 +277,17 @@ mod tests {
             for span in spans(&layout) {
                 prop_assert_eq!(span.offset, end);
                 prop_assert!(span.length <= layout.longest());
-                end += u64::from(span.length);
+                end += span.length;
             }
             prop_assert_eq!(end, size);
             prop_assert_eq!(layout.span(ChunkIndex(layout.count())), None);
         }
 
         #[test]
-        fn uneven_spans_have_the_given_lengths(lengths in prop::collection::vec(0u32..100_000, 1..50)) {
+        fn uneven_spans_have_the_given_lengths(lengths in prop::collection::vec(0u64..1 << 40, 1..50)) {
             let layout = Layout::uneven(lengths.iter().copied()).unwrap();
-            let got: Vec<u32> = spans(&layout).iter().map(|span| span.length).collect();
-            prop_assert_eq!(layout.size(), lengths.iter().map(|&l| u64::from(l)).sum::<u64>());
+            let got: Vec<u64> = spans(&layout).iter().map(|span| span.length).collect();
+            prop_assert_eq!(layout.size(), lengths.iter().sum::<u64>());
             prop_assert_eq!(layout.longest(), lengths.iter().copied().max().unwrap());
             prop_assert_eq!(got, lengths);
         }

@@ -39,8 +39,9 @@ pub const CHUNK_SIZE: u32 = 512 * 1024;
 pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
 /// Largest chunk of a file, bytes; it is received in memory.
 pub const CHUNK_SIZE_MAX: u32 = 64 * 1024 * 1024;
-/// Largest chunk of a chunk set, bytes. One above [`CHUNK_SIZE_MAX`] is written to disk while it arrives.
-pub const SET_CHUNK_SIZE_MAX: u32 = u32::MAX;
+/// Largest file and largest chunk of a chunk set, bytes: the largest offset of a file. A chunk above [`CHUNK_SIZE_MAX`] is
+/// written to disk while it arrives.
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 /// Bytes of a chunk above [`CHUNK_SIZE_MAX`] that are received, hashed and written at a time.
 pub const LARGE_CHUNK_BLOCK_BYTES: usize = 256 * 1024;
 /// Largest number of chunks of a file for which the default chunk size is not doubled.

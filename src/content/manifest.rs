@@ -5,6 +5,7 @@
 
 use super::digest::{Digest, FileId, Hasher};
 use super::layout::{ChunkIndex, Layout, LayoutError};
+use super::limits::CHUNKS_MAX;
 
 /// First bytes of the message whose SHA-256 is the id of a file.
 const ID_PREFIX: &[u8] = b"shoal manifest 1\n";
@@ -12,6 +13,11 @@ const ID_PREFIX: &[u8] = b"shoal manifest 1\n";
 const DIGEST_BYTES: usize = 32;
 /// Size of a chunk length in a payload, bytes.
 const LENGTH_BYTES: usize = 4;
+/// Size of a chunk length in a payload with a chunk of 4 GiB or more, bytes.
+const LONG_LENGTH_BYTES: usize = 8;
+/// First byte of a payload with a chunk of 4 GiB or more. With it, the length of the payload is odd, as that of no other
+/// payload.
+const LONG_LENGTHS: u8 = LONG_LENGTH_BYTES as u8;
 
 /// Bytes that are not the expected manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,19 +96,28 @@ impl Manifest {
 
     /// Encodes the payload of a `manifest` message: the digest of each chunk, 32 bytes each.
     ///
-    /// For unequal chunks, the length of the chunk (32 bits, big-endian) precedes each digest.
+    /// For unequal chunks, the length of the chunk (32 bits, big-endian) precedes each digest. If a chunk has 4 GiB or more,
+    /// the payload begins with a byte 8, and each length has 64 bits.
     pub fn payload(&self) -> Vec<u8> {
-        let uneven = matches!(self.layout, Layout::Uneven { .. });
-        let mut bytes = Vec::with_capacity(self.digests.len() * (DIGEST_BYTES + LENGTH_BYTES));
+        let length_bytes = match &self.layout {
+            Layout::Even { .. } => 0,
+            layout if u32::try_from(layout.longest()).is_ok() => LENGTH_BYTES,
+            _ => LONG_LENGTH_BYTES,
+        };
+        let mut bytes = Vec::with_capacity(1 + self.digests.len() * (length_bytes + DIGEST_BYTES));
+        if length_bytes == LONG_LENGTH_BYTES {
+            bytes.push(LONG_LENGTHS);
+        }
         for (index, digest) in self.layout.indices().zip(&self.digests) {
-            if uneven {
-                let length = self.layout.span(index).map_or(0, |span| span.length);
-                bytes.extend(length.to_be_bytes());
-            }
+            let length = self.layout.span(index).map_or(0, |span| span.length);
+            bytes.extend(&length.to_be_bytes()[LONG_LENGTH_BYTES - length_bytes..]);
             bytes.extend(digest.0);
         }
         bytes
     }
+
+    /// Length of the longest payload of any manifest, bytes.
+    pub const PAYLOAD_BYTES_MAX: u64 = 1 + CHUNKS_MAX as u64 * (LONG_LENGTH_BYTES + DIGEST_BYTES) as u64;
 
     /// Length of the payload, bytes, of a file with equal chunks.
     ///
@@ -148,18 +163,29 @@ impl Manifest {
     }
 
     fn decode_uneven(size: u64, payload: &[u8]) -> Result<Self, ManifestError> {
-        let entries = payload.chunks_exact(LENGTH_BYTES + DIGEST_BYTES);
+        let (length_bytes, prefix, rest) = match payload {
+            [LONG_LENGTHS, rest @ ..] if rest.len().is_multiple_of(2) => (LONG_LENGTH_BYTES, 1, rest),
+            _ => (LENGTH_BYTES, 0, payload),
+        };
+        let entries = rest.chunks_exact(length_bytes + DIGEST_BYTES);
         if !entries.remainder().is_empty() {
             return Err(ManifestError::Length {
-                expected: (entries.len() * (LENGTH_BYTES + DIGEST_BYTES)) as u64,
+                expected: (prefix + entries.len() * (length_bytes + DIGEST_BYTES)) as u64,
                 got: payload.len() as u64,
             });
         }
-        let length = |entry: &[u8]| u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]);
+        let length = |entry: &[u8]| {
+            entry[..length_bytes].iter().fold(0, |length: u64, byte| length << 8 | u64::from(*byte))
+        };
         let layout = Layout::uneven(entries.clone().map(length))?;
+        if length_bytes == LONG_LENGTH_BYTES && u32::try_from(layout.longest()).is_ok() {
+            // One set has one payload.
+            let expected = (entries.len() * (LENGTH_BYTES + DIGEST_BYTES)) as u64;
+            return Err(ManifestError::Length { expected, got: payload.len() as u64 });
+        }
         match layout.size() {
             sum if sum == size => {
-                Self::new(layout, entries.map(|entry| digest(&entry[LENGTH_BYTES..])).collect())
+                Self::new(layout, entries.map(|entry| digest(&entry[length_bytes..])).collect())
             }
             sum => Err(ManifestError::Sum { sum, size }),
         }
@@ -195,6 +221,45 @@ mod tests {
             even(40_000).id().to_string(),
             "0cfd5dd4aa1a11dcf70bb5f98b2b6ac9e7e7f3e261a60483ca2ab0ed2373480c"
         );
+    }
+
+    fn uneven(lengths: &[u64]) -> Manifest {
+        let digests = lengths.iter().map(|length| Digest::of(&length.to_be_bytes())).collect();
+        Manifest::new(Layout::uneven(lengths.iter().copied()).unwrap(), digests).unwrap()
+    }
+
+    #[test]
+    fn the_payloads_of_unequal_chunks_are_fixed() {
+        let short = uneven(&[10, 0, u32::MAX.into()]);
+        assert_eq!(short.payload().len(), 3 * 36);
+        assert_eq!(
+            short.id().to_string(),
+            "8601ef33a764b1cc0a163859c9bda072cadb132093861ecea39847b0f0a13965"
+        );
+        let long = uneven(&[10, 0, 1 << 32]);
+        let payload = long.payload();
+        assert_eq!((payload.len(), payload[0]), (1 + 3 * 40, 8));
+        assert_eq!(payload[1..9], 10u64.to_be_bytes());
+        assert_eq!(payload[81..89], (1u64 << 32).to_be_bytes());
+        assert_eq!(long.id().to_string(), "de1aea66d3ed5bea53420e1339b98a7bd39abc97d713872f2af7d9a78a0f97ac");
+        assert_eq!(encode_and_decode(&long), Ok(long));
+    }
+
+    #[test]
+    fn long_lengths_that_contradict_the_payload_are_refused() {
+        let manifest = uneven(&[1 << 33, 7]);
+        let (id, payload) = (manifest.id(), manifest.payload());
+        let size = manifest.layout().size();
+        let decode = |size, payload: &[u8]| Manifest::decode(id, size, 0, payload);
+        assert_eq!(decode(size, &payload[..79]), Err(ManifestError::Length { expected: 1 + 40, got: 79 }));
+        assert!(matches!(decode(size, &payload[1..]), Err(ManifestError::Length { .. })));
+        assert!(matches!(decode(size + 1, &payload), Err(ManifestError::Sum { .. })));
+        let mut short = payload.clone();
+        short[1..9].copy_from_slice(&9u64.to_be_bytes());
+        assert_eq!(decode(16, &short), Err(ManifestError::Length { expected: 72, got: 81 }));
+        let mut endless = payload.clone();
+        endless[1..9].fill(0xff);
+        assert_eq!(decode(size, &endless), Err(ManifestError::Layout(LayoutError::TooLarge)));
     }
 
     #[test]
@@ -235,9 +300,8 @@ mod tests {
         }
 
         #[test]
-        fn decoding_restores_manifests_with_unequal_chunks(lengths in prop::collection::vec(0u32..100_000, 1..20)) {
-            let digests = lengths.iter().map(|l| Digest::of(&l.to_be_bytes())).collect();
-            let manifest = Manifest::new(Layout::uneven(lengths).unwrap(), digests).unwrap();
+        fn decoding_restores_manifests_with_unequal_chunks(lengths in prop::collection::vec(0u64..1 << 34, 1..20)) {
+            let manifest = uneven(&lengths);
             prop_assert_eq!(encode_and_decode(&manifest), Ok(manifest));
         }
 

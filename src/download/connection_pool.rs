@@ -135,7 +135,7 @@ mod tests {
                 2 => b"the right bytes and more",
                 _ => RIGHT,
             };
-            let chunk = PeerResponse::Chunk { file, index, length: bytes.len() as u32 };
+            let chunk = PeerResponse::Chunk { file, index, length: bytes.len() as u64 };
             let no = PeerResponse::Error { code: ErrorCode::NotHere, text: "no".into(), index: Some(index) };
             match index.0 {
                 3 => writer.send(&no).ok()?,
@@ -160,7 +160,7 @@ mod tests {
         let mut pool = ConnectionPool::new(Timeouts::default());
         let (shutdown, mut buffer) = (Shutdown::new(), Vec::new());
         pool.idle_timeout = Duration::from_secs(600);
-        let expected = (Digest::of(RIGHT), RIGHT.len() as u32);
+        let expected = (Digest::of(RIGHT), RIGHT.len() as u64);
         let mut ask = |pool: &ConnectionPool, index| {
             pool.with(address, &shutdown, |connection| {
                 connection.chunk(FILE, ChunkIndex(index), expected, &mut buffer, &shutdown)

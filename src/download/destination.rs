@@ -278,7 +278,7 @@ impl ChunkSink for Destination {
         &self,
         index: ChunkIndex,
         digest: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
         match self {
             Self::File(part) => part.begin(index, digest, length),

@@ -15,7 +15,7 @@ use crate::download::summary::Tally;
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
-use crate::report::watch::{DOWNLOADING, Watch};
+use crate::report::watch::{DOWNLOADING, ShownBytes, Watch};
 use crate::storage::{StoreError, StreamFile};
 use crate::swarm::Moment;
 use crate::sync::RunningClock;
@@ -24,7 +24,7 @@ use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Capacity of the queue of source events.
@@ -142,6 +142,7 @@ fn run_with(
         name,
         count: layout.count(),
         longest: layout.longest(),
+        large_chunk_bytes: AtomicU64::new(0),
         expected: manifest.clone(),
         sink: destination.clone(),
         port,
@@ -157,6 +158,8 @@ fn run_with(
         destination,
         window_end: ChunkIndex(0),
         watch,
+        shown: ShownBytes::default(),
+        missing_bytes: size.saturating_sub(resumed),
         timeout,
         clock: RunningClock::new(),
         last_arrival: Moment::ZERO,
@@ -199,6 +202,9 @@ struct DownloadState<'a> {
     /// The first chunk of a stream that has not been wanted yet.
     window_end: ChunkIndex,
     watch: &'a dyn Watch,
+    shown: ShownBytes,
+    /// Bytes that were missing at the start.
+    missing_bytes: u64,
     timeout: Option<Duration>,
     /// Excludes the times for which this process was stopped; read at each tick.
     clock: RunningClock,
@@ -276,6 +282,10 @@ impl DownloadState<'_> {
         let connected = self.scheduler.connected();
         self.without_source.store(connected == 0, Ordering::Relaxed);
         self.watch.note(&counted(connected as u64, "source"));
+        let arrived = self.shown.arriving(self.scheduler.large_chunk_bytes(), self.missing_bytes);
+        if arrived > 0 {
+            self.watch.advance(arrived);
+        }
         let now = self.clock.now();
         let paused = self.clock.take_paused();
         if !paused.is_zero() {
@@ -299,7 +309,7 @@ impl DownloadState<'_> {
                     let now = self.clock.now();
                     self.note_arrival(now);
                     if is_new {
-                        self.watch.advance(arrival.bytes.into());
+                        self.watch.advance(self.shown.store(arrival.bytes));
                     }
                 }
                 SchedulerEvent::Corrupt(_) => self.corrupt_sources += 1,

@@ -9,16 +9,17 @@ use crate::upload::relay::Relay;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Source of the expected digest and length of each chunk.
 pub trait Expected: Send + Sync {
     /// SHA-256 and length in bytes; `None` while they are not known.
-    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)>;
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u64)>;
 }
 
 impl Expected for Manifest {
-    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u64)> {
         Some((self.digest(index)?, self.layout().span(index)?.length))
     }
 }
@@ -34,7 +35,10 @@ pub struct Job {
     /// Number of chunks of the file.
     pub count: u32,
     /// Length of the longest chunk known so far, bytes; limits the number of connected sources.
-    pub longest: u32,
+    pub longest: u64,
+    /// Bytes received so far of chunks above [`CHUNK_SIZE_MAX`](crate::content::limits::CHUNK_SIZE_MAX) that are still
+    /// arriving.
+    pub large_chunk_bytes: AtomicU64,
     /// Expected digest and length of each chunk.
     pub expected: Arc<dyn Expected>,
     /// Destination of verified chunks.
@@ -58,7 +62,7 @@ pub struct Arrival {
     /// Index of the chunk.
     pub index: ChunkIndex,
     /// Length in bytes.
-    pub bytes: u32,
+    pub bytes: u64,
 }
 
 /// An event of one source, sent to the owner of its scheduler.
@@ -113,7 +117,7 @@ pub enum SourceError {
         /// Index of the chunk.
         index: ChunkIndex,
         /// Number of useless bytes.
-        bytes: u32,
+        bytes: u64,
     },
     /// The chunk could not be stored locally; the source is not at fault.
     #[error(transparent)]

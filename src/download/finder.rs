@@ -47,6 +47,13 @@ impl FailedRequest for FindError {
             FindError::Lookup(error) => error.is_refusal(),
         }
     }
+
+    fn is_wrong_role(&self) -> bool {
+        match self {
+            FindError::List { source, .. } => source.is_wrong_role(),
+            FindError::Lookup(error) => error.is_wrong_role(),
+        }
+    }
 }
 
 /// Finds files and their holders. An empty query matches all files; a tracker then includes this peer.

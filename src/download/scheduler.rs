@@ -111,7 +111,7 @@ struct ActiveSource {
 pub struct DownloadScheduler {
     job: Arc<Job>,
     /// Length of the longest chunk known so far, bytes.
-    longest: u32,
+    longest: u64,
     picker: Picker,
     candidates: BTreeMap<SocketAddr, Candidate>,
     /// The key in `candidates` of each further address of a source.
@@ -151,7 +151,7 @@ impl DownloadScheduler {
         let (job, shutdown) = (Arc::new(job), shutdown.child());
         let mut picker = Picker::new(done, all);
         picker.set_batch(hash_lanes());
-        if job.longest > CHUNK_SIZE_MAX {
+        if job.longest > CHUNK_SIZE_MAX.into() {
             picker.wait_while_bytes_arrive();
         }
         Self {
@@ -243,10 +243,15 @@ impl DownloadScheduler {
         self.picker.have(index);
     }
 
+    /// Bytes received so far of chunks above [`CHUNK_SIZE_MAX`] that are still arriving.
+    pub fn large_chunk_bytes(&self) -> u64 {
+        self.job.large_chunk_bytes.load(Ordering::Relaxed)
+    }
+
     /// Raises the length of the longest chunk, bytes; limits the number of connected sources.
-    pub fn expect_up_to(&mut self, length: u32) {
+    pub fn expect_up_to(&mut self, length: u64) {
         self.longest = self.longest.max(length);
-        if length > CHUNK_SIZE_MAX {
+        if length > CHUNK_SIZE_MAX.into() {
             self.picker.wait_while_bytes_arrive();
         }
     }
@@ -513,7 +518,7 @@ impl DownloadScheduler {
             SourceError::Store(error) => self.reports.push(SchedulerEvent::Failed(error)),
             SourceError::BadChunk { bytes, .. } => {
                 candidate.link = CandidateState::Banned;
-                candidate.bad_bytes += u64::from(bytes);
+                candidate.bad_bytes += bytes;
                 self.tally.rejected();
                 log::warn!("banned {address}: {error}");
                 self.reports.push(SchedulerEvent::Corrupt(address));
@@ -551,7 +556,7 @@ impl DownloadScheduler {
 
     /// Largest number of connected sources, limited by the memory for receive buffers.
     fn sources_max(&self) -> usize {
-        let by_memory = RECEIVE_MEMORY_BYTES / u64::from(self.longest.max(1));
+        let by_memory = RECEIVE_MEMORY_BYTES / self.longest.max(1);
         let by_memory = (by_memory as usize).clamp(SOURCES_MIN, SOURCES_MAX);
         // A source with a small share of the limit would appear to stall.
         let rate = self.job.limit.as_ref().map_or(u64::MAX, RateLimit::rate);

@@ -189,7 +189,7 @@ impl PeerConnection {
         &mut self,
         file: FileId,
         index: ChunkIndex,
-        (digest, length): (Digest, u32),
+        (digest, length): (Digest, u64),
         buffer: &mut Vec<u8>,
         shutdown: &Shutdown,
     ) -> Result<(), SourceError> {
@@ -522,7 +522,7 @@ impl SourceReader {
 
     fn chunk(
         &self,
-        (index, length): (ChunkIndex, u32),
+        (index, length): (ChunkIndex, u64),
         more: bool,
         reader: &mut FrameReader,
         verifier: &SourceVerifier,
@@ -535,12 +535,15 @@ impl SourceReader {
             let text = format!("chunk {index} came with {length} bytes instead of {expected}");
             return Err(SourceError::Protocol(text));
         }
-        if length > CHUNK_SIZE_MAX {
-            return self.large_chunk((index, length), digest, reader);
+        if length > CHUNK_SIZE_MAX.into() {
+            let mut received = 0;
+            let result = self.large_chunk((index, length), digest, reader, &mut received);
+            self.job.large_chunk_bytes.fetch_sub(received, Ordering::Relaxed);
+            return result;
         }
         buffer.resize(length as usize, 0);
         let relay = self.job.relay.as_ref();
-        let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, length));
+        let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, buffer.len() as u32));
         reader.payload_in_parts(buffer, |fragment| {
             if let Some(relay_writer) = &relay_writer {
                 relay_writer.push(fragment);
@@ -560,21 +563,24 @@ impl SourceReader {
     }
 
     /// Hashes and writes a chunk that is too large for the memory while it arrives, and stores it if its digest is right.
+    /// `received` counts its bytes.
     fn large_chunk(
         &self,
-        (index, length): (ChunkIndex, u32),
+        (index, length): (ChunkIndex, u64),
         digest: Digest,
         reader: &mut FrameReader,
+        received: &mut u64,
     ) -> Result<(), SourceError> {
         let mut chunk = self.job.sink.begin(index, digest, length)?;
-        let (mut hasher, mut remaining) = (Hasher::new(), length as usize);
+        let mut hasher = Hasher::new();
         let mut buffer = vec![0; LARGE_CHUNK_BLOCK_BYTES];
-        while remaining > 0 {
-            let block = &mut buffer[..remaining.min(LARGE_CHUNK_BLOCK_BYTES)];
+        while *received < length {
+            let block = &mut buffer[..(length - *received).min(LARGE_CHUNK_BLOCK_BYTES as u64) as usize];
             reader.payload_in_parts(block, |fragment| self.received(fragment))?;
             hasher.update(block);
             chunk.write(block)?;
-            remaining -= block.len();
+            *received += block.len() as u64;
+            self.job.large_chunk_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         }
         if hasher.finish() != digest {
             return Err(SourceError::BadChunk { index, bytes: length });

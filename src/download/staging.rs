@@ -5,12 +5,13 @@ use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::Timeouts;
 use crate::storage::{ChunkSink, StoreError};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Stub that expects no chunk and discards stored ones.
 pub(super) struct Nothing;
 
 impl Expected for Nothing {
-    fn expected(&self, _: ChunkIndex) -> Option<(Digest, u32)> {
+    fn expected(&self, _: ChunkIndex) -> Option<(Digest, u64)> {
         None
     }
 }
@@ -30,6 +31,7 @@ pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
         name: "file".to_owned(),
         count,
         longest: 1,
+        large_chunk_bytes: AtomicU64::new(0),
         expected: Arc::new(Nothing),
         sink,
         port: None,

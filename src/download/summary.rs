@@ -2,14 +2,11 @@
 //!
 //! Pure.
 
-use crate::content::fmt::{counted, duration, size};
+use crate::content::fmt::{counted, elapsed, size};
 use crate::swarm::Moment;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-/// Duration from which on no fractions of a second are shown.
-const WHOLE_SECONDS_MIN: Duration = Duration::from_secs(120);
 
 /// Counts of a download so far.
 #[derive(Debug, Default, Clone)]
@@ -32,8 +29,8 @@ impl Tally {
     }
 
     /// Counts a stored chunk.
-    pub fn stored(&mut self, now: Moment, from: Option<SocketAddr>, bytes: u32) {
-        self.bytes += u64::from(bytes);
+    pub fn stored(&mut self, now: Moment, from: Option<SocketAddr>, bytes: u64) {
+        self.bytes += bytes;
         self.sources.extend(from);
         self.ended = now;
     }
@@ -62,7 +59,7 @@ impl Tally {
                 let took = self.took();
                 let rate = u128::from(bytes) * 1_000 / took.as_millis().max(1);
                 let rate = size(u64::try_from(rate).unwrap_or(u64::MAX));
-                format!("{name}: received {bytes} bytes in {}, {rate}/s", seconds(took))
+                format!("{name}: received {bytes} bytes in {}, {rate}/s", elapsed(took))
             }
         };
         if !self.sources.is_empty() {
@@ -78,14 +75,6 @@ impl Tally {
     }
 }
 
-/// A duration, with tenths of a second if it is short.
-fn seconds(duration_: Duration) -> String {
-    match duration_ < WHOLE_SECONDS_MIN {
-        true => format!("{:.1} s", duration_.as_secs_f64()),
-        false => duration(duration_.as_secs()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +86,10 @@ mod tests {
     #[test]
     fn a_summary_counts_bytes_time_sources_and_rejected_chunks() {
         let (at, mut tally) = (Duration::from_millis, Tally::default());
+        tally.requested(at(1_000));
+        tally.stored(at(1_012), None, 7);
+        assert_eq!(tally.summary("x.bin", 0), "x.bin: received 7 bytes in 12 ms, 583 B/s");
+        tally = Tally::default();
         tally.requested(at(1_000));
         tally.requested(at(1_500));
         tally.stored(at(2_000), source(1), 2 << 20);

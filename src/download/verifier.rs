@@ -219,7 +219,7 @@ impl VerifyQueue {
         bytes: &[u8],
         relay_writer: Option<PartialChunkWriter>,
     ) -> Result<(), SourceError> {
-        let length = bytes.len() as u32;
+        let length = bytes.len() as u64;
         if !is_valid {
             return Err(SourceError::BadChunk { index, bytes: length });
         }

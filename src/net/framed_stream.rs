@@ -271,7 +271,7 @@ pub fn split(stream: &Arc<TcpStream>, stall: Duration) -> io::Result<(FrameReade
 pub struct FrameWriter {
     stream: Arc<TcpStream>,
     /// Largest part of a file that one call sends, bytes.
-    slice: u32,
+    slice: u64,
 }
 
 impl FrameWriter {
@@ -280,7 +280,7 @@ impl FrameWriter {
     /// # Errors
     /// The timeout cannot be set on the socket.
     pub fn new(stream: Arc<TcpStream>) -> io::Result<Self> {
-        Self { stream, slice: SENDFILE_BYTES_MAX as u32 }.with_stall(STALL_TIMEOUT)
+        Self { stream, slice: SENDFILE_BYTES_MAX }.with_stall(STALL_TIMEOUT)
     }
 
     /// Sets the stall timeout: the maximum time of a single write.
@@ -296,9 +296,9 @@ impl FrameWriter {
     /// Limits the bytes that are passed to the system at a time, and those that wait there, to a part of a second at `rate`
     /// bytes per second. Otherwise the system takes megabytes for a receiver that does not read, and they count as sent.
     pub fn limit_unsent(&mut self, rate: u64) {
-        self.slice = (rate / SLICES_PER_SECOND).clamp(SLICE_BYTES_MIN, SENDFILE_BYTES_MAX) as u32;
+        self.slice = (rate / SLICES_PER_SECOND).clamp(SLICE_BYTES_MIN, SENDFILE_BYTES_MAX);
         // A system without this option sends more bytes in advance.
-        let _ = socket2::SockRef::from(&*self.stream).set_tcp_notsent_lowat(self.slice);
+        let _ = socket2::SockRef::from(&*self.stream).set_tcp_notsent_lowat(self.slice as u32);
     }
 
     /// Sends a message without payload.
@@ -363,7 +363,7 @@ impl FrameWriter {
         message: &M,
         file: &File,
         offset: u64,
-        length: u32,
+        length: u64,
         mut throttle: impl FnMut(u64) -> Result<(), StreamError>,
     ) -> Result<(), StreamError> {
         self.send_line(message, length > 0)?;
@@ -372,7 +372,7 @@ impl FrameWriter {
         while remaining > 0 {
             let slice = remaining.min(self.slice);
             let before = Instant::now();
-            throttle(slice.into())?;
+            throttle(slice)?;
             // The receiver is not responsible for the time spent in the rate limiter.
             rate.exclude(before.elapsed());
             let sent =
@@ -380,7 +380,7 @@ impl FrameWriter {
             if sent == 0 {
                 return Err(StreamError::Truncated);
             }
-            remaining -= sent as u32;
+            remaining -= sent as u64;
             if remaining > 0 {
                 rate.record(sent, Instant::now())?;
             }
@@ -414,7 +414,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn chunk(length: u32) -> PeerResponse {
+    fn chunk(length: u64) -> PeerResponse {
         PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(0), length }
     }
 

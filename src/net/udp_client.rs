@@ -44,6 +44,9 @@ pub enum UdpClientError {
     /// The tracker answered with an error.
     #[error("request to the tracker failed: {0}")]
     Rejected(String),
+    /// A manager answered; the text names the flags to use.
+    #[error("{0}")]
+    NotATracker(String),
     /// The tracker sent an unexpected response.
     #[error("request to the tracker failed: {0}")]
     Io(#[from] io::Error),

@@ -108,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn chunk(length: u32) -> PeerResponse {
-        PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(length), length }
+        PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(length), length: length.into() }
     }
 
     /// Feeds `bytes` in pieces of the given sizes and returns the messages with their payloads.

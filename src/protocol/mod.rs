@@ -41,6 +41,8 @@ pub enum ErrorCode {
     UnknownVersion,
     /// The receiver does not support the message type.
     UnknownMessage,
+    /// The receiver is a manager, and the message is for a tracker.
+    NotATracker,
     /// The bytes are not a message, or the message is not valid in this state of the connection.
     Malformed,
     /// The token is unknown: the peer must register again.

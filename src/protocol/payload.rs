@@ -1,10 +1,6 @@
 //! Payloads that follow a message: the bytes of a manifest.
 
 use crate::content::Manifest;
-use crate::content::limits::CHUNKS_MAX;
-
-/// Maximum size of the entry of one chunk, in a manifest of chunks of unequal length, bytes.
-const ENTRY_MAX: u64 = 36;
 
 /// Checks the length of the payload of a manifest before memory is reserved for it, and returns it in bytes.
 ///
@@ -13,7 +9,7 @@ const ENTRY_MAX: u64 = 36;
 pub fn manifest_payload_length(size: u64, chunk_size: u32, length: u64) -> Result<usize, String> {
     let wrong = |text: String| format!("invalid manifest: {text}");
     let expected = Manifest::payload_length(size, chunk_size).map_err(|error| wrong(error.to_string()))?;
-    let most = expected.unwrap_or(u64::from(CHUNKS_MAX) * ENTRY_MAX);
+    let most = expected.unwrap_or(Manifest::PAYLOAD_BYTES_MAX);
     if length > most {
         return Err(wrong(format!("{length} bytes of digests")));
     }

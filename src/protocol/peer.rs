@@ -276,7 +276,7 @@ pub enum PeerResponse {
         /// Index of the chunk.
         index: ChunkIndex,
         /// Size of the payload, bytes.
-        length: u32,
+        length: u64,
     },
     /// The list of offered files; payload: a JSON array of [`OfferedFile`](super::tracker::OfferedFile).
     Files {
@@ -327,8 +327,8 @@ impl Message for PeerResponse {
         match self {
             PeerResponse::Manifest { length, .. }
             | PeerResponse::Have { length, .. }
+            | PeerResponse::Chunk { length, .. }
             | PeerResponse::Files { length, .. } => *length,
-            PeerResponse::Chunk { length, .. } => u64::from(*length),
             _ => 0,
         }
     }

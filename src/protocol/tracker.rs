@@ -130,7 +130,7 @@ pub struct Claim {
     /// SHA-256 of the chunk.
     pub sha256: Digest,
     /// Size of the chunk, bytes.
-    pub size: u32,
+    pub size: u64,
 }
 
 /// Message from a peer to a tracker or manager.

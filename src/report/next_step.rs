@@ -99,11 +99,28 @@ pub fn start(role: &str, address: &Endpoint) -> String {
 pub trait FailedRequest: Error + Send + Sync + 'static {
     /// Whether a program answered and refused: no other program needs to be started then.
     fn is_refusal(&self) -> bool;
+
+    /// Whether a manager answered in place of a tracker, or a tracker in place of a manager.
+    fn is_wrong_role(&self) -> bool {
+        false
+    }
+}
+
+/// Which flags to use instead, if a manager answers in place of a tracker.
+pub fn not_a_tracker(address: &Endpoint) -> String {
+    format!(
+        "the program on {address} is a manager, not a tracker: name a tracker with --tracker HOST:PORT, or use a \
+         plain folder with --manager {address}"
+    )
 }
 
 impl FailedRequest for UdpClientError {
     fn is_refusal(&self) -> bool {
-        matches!(self, UdpClientError::Rejected(_))
+        matches!(self, UdpClientError::Rejected(_) | UdpClientError::NotATracker(_))
+    }
+
+    fn is_wrong_role(&self) -> bool {
+        matches!(self, UdpClientError::NotATracker(_))
     }
 }
 

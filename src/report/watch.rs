@@ -41,6 +41,29 @@ pub trait Watch: Send + Sync {
     }
 }
 
+/// Bytes of an operation that are shown as complete: stored ones, and those of a large chunk that still arrives. What is shown
+/// never decreases: if a large chunk is lost, it stands still until as many bytes have arrived again.
+#[derive(Debug, Default)]
+pub struct ShownBytes {
+    stored: u64,
+    shown: u64,
+}
+
+impl ShownBytes {
+    /// Adds stored bytes. Returns the bytes to [`advance`](Watch::advance) by.
+    pub fn store(&mut self, bytes: u64) -> u64 {
+        self.stored = self.stored.saturating_add(bytes);
+        self.arriving(0, u64::MAX)
+    }
+
+    /// Of chunks that are not stored yet, `bytes` have arrived; the operation is on `total` bytes. Returns the bytes to
+    /// [`advance`](Watch::advance) by.
+    pub fn arriving(&mut self, bytes: u64, total: u64) -> u64 {
+        let now = self.stored.saturating_add(bytes).min(total).max(self.shown);
+        now - std::mem::replace(&mut self.shown, now)
+    }
+}
+
 /// Discards progress reports.
 pub struct Unwatched;
 
@@ -205,6 +228,21 @@ mod tests {
         fn total(&self, title: &str, bytes: u64, done: u64) {
             *lock(&self.total) = Some((title.to_owned(), bytes, done));
         }
+    }
+
+    #[test]
+    fn bytes_of_a_large_chunk_are_shown_while_it_arrives_and_once() {
+        let mut bytes = ShownBytes::default();
+        assert_eq!(bytes.store(5), 5);
+        assert_eq!(bytes.arriving(40, 105), 40);
+        assert_eq!(bytes.arriving(90, 105), 50);
+        assert_eq!(bytes.store(100), 10);
+        // From two sources: never more than the total.
+        assert_eq!(bytes.arriving(80, 105), 0);
+        assert_eq!(bytes.arriving(0, 205), 0, "it was lost");
+        assert_eq!(bytes.arriving(30, 205), 30);
+        assert_eq!(bytes.arriving(10, 205), 0, "it was lost");
+        assert_eq!(bytes.store(100), 70);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct HeldChunk {
     /// SHA-256 of its bytes.
     pub digest: Digest,
     /// Length, bytes.
-    pub length: u32,
+    pub length: u64,
 }
 
 /// A folder with chunks of a set.
@@ -76,9 +76,8 @@ impl ChunkFolder {
     ///
     /// # Errors
     /// [`StoreError::Chunks`] for an invalid line. [`StoreError::ChunkFile`] for a file that is
-    /// missing, not regular, not readable, outside the folder (also through a link) or larger than
-    /// [`SET_CHUNK_SIZE_MAX`](crate::content::limits::SET_CHUNK_SIZE_MAX). [`StoreError::Changed`] for a file that changes while it is
-    /// hashed. [`StoreError::Stopped`].
+    /// missing, not regular, not readable or outside the folder (also through a link). [`StoreError::Changed`] for
+    /// a file that changes while it is hashed. [`StoreError::Stopped`].
     pub fn open(folder: &Path, callbacks: VerifyCallbacks<'_>) -> Result<Self, StoreError> {
         let list = ChunkList::read(folder)?;
         let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
@@ -151,7 +150,7 @@ impl ChunkFolder {
     pub fn may_adopt(&self, chunk: HeldChunk) -> bool {
         let has_length = |name: FileName| {
             let metadata = self.root.join(name.as_str()).symlink_metadata();
-            metadata.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length))
+            metadata.is_ok_and(|file| file.is_file() && file.len() == chunk.length)
         };
         let is_known = lock(&self.state).entries.get(&chunk.index).is_some_and(|entry| entry.chunk == chunk);
         is_known || file_names(chunk).any(has_length)
@@ -311,7 +310,7 @@ impl ChunkFolder {
     fn stamp_if_equal(&self, name: &FileName, chunk: HeldChunk) -> Result<Option<Stamp>, StoreError> {
         let path = self.root.join(name.as_str());
         let there = path.symlink_metadata();
-        if !there.is_ok_and(|file| file.is_file() && file.len() == u64::from(chunk.length)) {
+        if !there.is_ok_and(|file| file.is_file() && file.len() == chunk.length) {
             return Ok(None);
         }
         let (digest, stamp) =
@@ -382,9 +381,7 @@ impl Entry {
         callbacks: HashCallbacks<'_>,
     ) -> Result<Self, StoreError> {
         let (digest, stamp) = hashing::hash_file(path, buffer, callbacks)?;
-        // `hash_file` rejects longer files.
-        let length = stamp.size as u32;
-        let chunk = HeldChunk { index, digest, length };
+        let chunk = HeldChunk { index, digest, length: stamp.size };
         Ok(Self { chunk, path: path.to_owned(), stamp, trusted: true })
     }
 

@@ -6,8 +6,7 @@
 
 use super::disk;
 use super::error::{self, StoreError};
-use super::hashing;
-use crate::content::limits::{CHUNKS_MAX, FILE_NAME_MAX, SET_CHUNK_SIZE_MAX};
+use crate::content::limits::{CHUNKS_MAX, FILE_NAME_MAX};
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
 use std::collections::{BTreeMap, HashMap};
@@ -76,7 +75,7 @@ impl ChunkList {
     /// Path of the file of a listed chunk. `root` is the folder with its links resolved.
     ///
     /// # Errors
-    /// The file is missing, not regular, too large, not readable, or outside the folder.
+    /// The file is missing, not regular, not readable, or outside the folder.
     pub(super) fn locate(&self, root: &Path, index: ChunkIndex) -> Result<PathBuf, StoreError> {
         let Some(name) = self.chunks.files.get(&index) else { return Err(StoreError::Missing(index)) };
         let path = match fs::canonicalize(root.join(name.as_str())) {
@@ -93,9 +92,6 @@ impl ChunkList {
             return Err(self.fault(index, "the list itself cannot be a chunk".into()));
         }
         match disk::open_regular(&path) {
-            Ok((_, stamp)) if stamp.size > SET_CHUNK_SIZE_MAX.into() => {
-                Err(self.fault(index, hashing::too_long(stamp.size)))
-            }
             Ok(_) => Ok(path),
             Err(error) => Err(self.unreadable(index, error)),
         }

@@ -147,7 +147,7 @@ impl CompleteFile {
             return Ok(None);
         }
         let chosen = verify.choose(&Bitfield::all(layout.count()));
-        let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
+        let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| span.length);
         (callbacks.begin)(chosen.iter().map(length).sum());
         let callbacks = HashCallbacks { hashed: callbacks.hashed, stop: callbacks.stop };
         let same = AtomicBool::new(true);

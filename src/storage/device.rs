@@ -107,8 +107,7 @@ impl DeviceFile {
         if verify == Verify::Sample && !matching.is_empty() && chosen.len() < all.count() as usize {
             matching = self.matching(&Verify::Full.choose(&all), callbacks)?;
         }
-        let length =
-            |index: &ChunkIndex| self.manifest.layout().span(*index).map_or(0, |span| span.length.into());
+        let length = |index: &ChunkIndex| self.manifest.layout().span(*index).map_or(0, |span| span.length);
         self.found.store(matching.iter().map(length).sum(), Relaxed);
         matching.iter().for_each(|index| _ = self.progress.add(*index));
         Ok(matching.len() as u32)
@@ -121,7 +120,7 @@ impl DeviceFile {
         callbacks: VerifyCallbacks<'_>,
     ) -> Result<Vec<ChunkIndex>, StoreError> {
         let layout = self.manifest.layout();
-        let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| u64::from(span.length));
+        let length = |index: &ChunkIndex| layout.span(*index).map_or(0, |span| span.length);
         if !chunks.is_empty() {
             (callbacks.begin)(chunks.iter().map(length).sum());
         }
@@ -204,7 +203,7 @@ impl ChunkSource for DeviceFile {
 impl ChunkSink for DeviceFile {
     fn store(&self, index: ChunkIndex, _: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
-        if bytes.len() as u64 != u64::from(span.length) {
+        if bytes.len() as u64 != span.length {
             let reason = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
             return Err(error::invalid_input("write", &self.path, reason));
         }
@@ -221,7 +220,7 @@ impl ChunkSink for DeviceFile {
         &self,
         index: ChunkIndex,
         _: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
         let span = self.manifest.layout().span(index).filter(|span| span.length == length);
         let file = InPlaceFile {

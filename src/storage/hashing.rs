@@ -20,7 +20,7 @@ use std::{panic, thread};
 
 /// Longest single read, bytes. It fits into a core's L2 cache, so the bytes are still cached when
 /// they are hashed, and it is large enough to make the cost of the system calls negligible.
-pub(super) const READ_BYTES_MAX: u32 = 256 * 1024;
+pub(super) const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Progress and stop callbacks of a hashing run.
 #[derive(Clone, Copy)]
@@ -46,10 +46,10 @@ pub(super) fn hash_chunks(
     watch: HashCallbacks<'_>,
     on_digest: &(dyn Fn(ChunkIndex, Digest) -> bool + Sync),
 ) -> Result<(), StoreError> {
-    let longest = layout.longest();
+    let longest = usize::try_from(layout.longest()).unwrap_or(usize::MAX);
     // Group chunks only if every core then still gets work and the buffers fit into the memory
     // limit.
-    let fitting = limits::HASH_MEMORY_BYTES / cores() / longest.max(1) as usize;
+    let fitting = limits::HASH_MEMORY_BYTES / cores() / longest.max(1);
     let lanes = hash_lanes().min(fitting).min(chunks.len() / (2 * cores()));
     if lanes < 2 || longest == 0 {
         return on_all_cores(chunks.len() as u32, longest.min(READ_BYTES_MAX), &|item, buffer| {
@@ -59,7 +59,7 @@ pub(super) fn hash_chunks(
         });
     }
     let groups: Vec<&[ChunkIndex]> = chunks.chunks(lanes).collect();
-    on_all_cores(groups.len() as u32, longest * lanes as u32, &|item, buffer| {
+    on_all_cores(groups.len() as u32, longest * lanes, &|item, buffer| {
         let group = groups[item as usize];
         let digests = hash_group(file, path, layout, group, buffer, watch)?;
         Ok(group.iter().zip(digests).all(|(index, digest)| on_digest(*index, digest)))
@@ -94,30 +94,21 @@ fn hash_group(
     Ok(digests)
 }
 
-/// Hashes a complete file of at most [`SET_CHUNK_SIZE_MAX`](limits::SET_CHUNK_SIZE_MAX) bytes. A file that
-/// changes meanwhile is [`StoreError::Changed`].
+/// Hashes a complete file. A file that changes meanwhile is [`StoreError::Changed`].
 pub(super) fn hash_file(
     path: &Path,
     buffer: &mut [u8],
     watch: HashCallbacks<'_>,
 ) -> Result<(Digest, Stamp), StoreError> {
     let (file, stamp) = disk::open_regular(path)?;
-    let Ok(length) = u32::try_from(stamp.size) else {
-        return Err(error::invalid_input("hash", path, too_long(stamp.size)));
-    };
-    let digest = hash_span(&file, path, ChunkSpan { offset: 0, length }, buffer, watch)?;
+    let digest = hash_span(&file, path, ChunkSpan { offset: 0, length: stamp.size }, buffer, watch)?;
     stamp.check(&file, path)?;
     Ok((digest, stamp))
 }
 
-/// Error text for a chunk of `size` bytes that exceeds the chunk size limit.
-pub(super) fn too_long(size: u64) -> String {
-    format!("{size} bytes exceed the chunk size limit of {} bytes", limits::SET_CHUNK_SIZE_MAX)
-}
-
 /// A read buffer for chunks of up to `longest` bytes.
-pub(super) fn buffer(longest: u32) -> Vec<u8> {
-    vec![0; longest.clamp(1, READ_BYTES_MAX) as usize]
+pub(super) fn buffer(longest: u64) -> Vec<u8> {
+    vec![0; longest.clamp(1, READ_BYTES_MAX as u64) as usize]
 }
 
 /// Hashes a span of a file; [`StoreError::Changed`] if the file is shorter than the span's end.
@@ -140,7 +131,7 @@ pub(super) fn hash_span_with(
     buffer: &mut [u8],
     watch: HashCallbacks<'_>,
 ) -> Result<Digest, StoreError> {
-    let range = span.offset..span.offset + u64::from(span.length);
+    let range = span.offset..span.offset + span.length;
     read_range(file, path, range, buffer, watch, |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())
 }
@@ -164,7 +155,7 @@ pub(super) fn matches(source: &dyn ChunkSource, index: ChunkIndex, path: &Path) 
 /// MD5 of the first `size` bytes of a file, on this thread: MD5 is serial.
 pub(super) fn md5(file: &File, path: &Path, size: u64, watch: HashCallbacks<'_>) -> Result<Md5, StoreError> {
     let mut hasher = Md5Hasher::new();
-    let mut buffer = buffer(u32::try_from(size).unwrap_or(u32::MAX));
+    let mut buffer = buffer(size);
     read_range(file, path, 0..size, &mut buffer, watch, |bytes| hasher.update(bytes))?;
     Ok(hasher.finish())
 }
@@ -212,10 +203,10 @@ type Work<'a> = &'a (dyn Fn(u32, &mut [u8]) -> Result<bool, StoreError> + Sync);
 
 /// Calls `work` for each of `0..count` on all cores, this thread included. Each thread has a buffer
 /// of `buffer_bytes` bytes. The first error ends the run.
-pub(super) fn on_all_cores(count: u32, buffer_bytes: u32, work: Work<'_>) -> Result<(), StoreError> {
+pub(super) fn on_all_cores(count: u32, buffer_bytes: usize, work: Work<'_>) -> Result<(), StoreError> {
     let (next, finished) = (AtomicU32::new(0), AtomicBool::new(false));
     let worker = || {
-        let mut buffer = vec![0; buffer_bytes as usize];
+        let mut buffer = vec![0; buffer_bytes];
         while !finished.load(Relaxed) {
             let item = next.fetch_add(1, Relaxed);
             if item >= count {
@@ -267,7 +258,7 @@ mod tests {
         file.write_all(&bytes).unwrap();
         let count = 3 * cores() * hash_lanes() + 1;
         // Equal lengths, different lengths, and all empty.
-        for length in [|_| 40, |offset| offset as u32 % 9 * 11, |_| 0] {
+        for length in [|_| 40, |offset| offset as u64 % 9 * 11, |_| 0] {
             let layout = Layout::uneven((0..count).map(length)).unwrap();
             let chunks: Vec<ChunkIndex> = layout.indices().collect();
             let found = Mutex::new(Vec::new());

@@ -51,7 +51,7 @@ impl<'a> InPlaceFile<'a> {
         let mut writers = lock(self.writers);
         let number = (!self.progress.has(index)).then(|| writers.take_over(index));
         drop(writers);
-        let end = span.offset + u64::from(span.length);
+        let end = span.offset + span.length;
         Box::new(ChunkWriter { file: self, index, number, at: span.offset, end })
     }
 }

@@ -64,7 +64,7 @@ pub struct StoredChunk {
     /// Start of the chunk in the file, bytes.
     pub offset: u64,
     /// Length of the chunk, bytes.
-    pub length: u32,
+    pub length: u64,
 }
 
 /// A store that chunks can be read from.
@@ -123,7 +123,7 @@ pub trait ChunkSink: Send + Sync {
         &self,
         index: ChunkIndex,
         digest: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
         let _ = (digest, length);
         Err(LayoutError::ChunkTooLarge(index).into())

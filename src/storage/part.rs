@@ -375,7 +375,7 @@ impl PartFile {
 }
 
 fn length_of(manifest: &Manifest, index: ChunkIndex) -> u64 {
-    manifest.layout().span(index).map_or(0, |span| span.length.into())
+    manifest.layout().span(index).map_or(0, |span| span.length)
 }
 
 impl ChunkSource for PartFile {
@@ -424,7 +424,7 @@ impl ChunkSource for PartFile {
 impl ChunkSink for PartFile {
     fn store(&self, index: ChunkIndex, _: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
-        if bytes.len() as u64 != u64::from(span.length) {
+        if bytes.len() as u64 != span.length {
             let reason = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
             return Err(error::invalid_input("write", &self.paths.part, reason));
         }
@@ -443,7 +443,7 @@ impl ChunkSink for PartFile {
         &self,
         index: ChunkIndex,
         _: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
         let span = self.manifest.layout().span(index).filter(|span| span.length == length);
         let file = InPlaceFile {

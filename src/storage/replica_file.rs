@@ -77,9 +77,9 @@ impl ReplicaFile {
             let Some(index) = chunk_of(&entry.file_name()) else { continue };
             let Some(span) = manifest.layout().span(index) else { continue };
             let metadata = entry.metadata().map_err(error::io("read the metadata of", &entry.path()))?;
-            if metadata.is_file() && metadata.len() == u64::from(span.length) {
+            if metadata.is_file() && metadata.len() == span.length {
                 present.insert(index);
-                used += u64::from(span.length);
+                used += span.length;
             } else if metadata.is_file() {
                 // A crash cannot cause this: chunks are renamed when they are complete.
                 log::warn!("{} removed: its length is not that of the chunk", entry.path().display());
@@ -136,7 +136,7 @@ impl ReplicaFile {
 
     /// Stores a chunk; see [`ReplicaStore::store`](super::ReplicaStore::store).
     pub(super) fn store(&self, index: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
-        let length = u64::from(self.span(index)?.length);
+        let length = self.span(index)?.length;
         if bytes.len() as u64 != length {
             let reason = format!("chunk {index} has {} bytes, not {length}", bytes.len());
             return Err(error::invalid_input("write", &self.folder, reason));
@@ -225,7 +225,7 @@ impl ReplicaFile {
     fn forget(&self, state: &mut State, index: ChunkIndex) {
         state.present.remove(index);
         state.verified.remove(&index);
-        self.space.release(self.span(index).map_or(0, |span| span.length.into()));
+        self.space.release(self.span(index).map_or(0, |span| span.length));
     }
 
     /// Hashes a chunk and returns whether it is present and intact. A damaged chunk is removed.
@@ -287,7 +287,7 @@ impl ReplicaFile {
         match disk::open_as_file(OpenOptions::new().read(true), OFlags::NOFOLLOW, &path) {
             Ok((file, _)) => {
                 let metadata = file.metadata().map_err(error::io("read the metadata of", &path))?;
-                let right = metadata.len() == u64::from(self.span(index)?.length);
+                let right = metadata.len() == self.span(index)?.length;
                 Ok(right.then(|| (file, change_time(&metadata))))
             }
             Err(StoreError::NotAFile(_)) => Ok(None),

@@ -3,7 +3,7 @@
 use super::disk;
 use super::error::{self, StoreError};
 use super::{ChunkFolder, ChunkSource};
-use crate::content::limits::{CHUNKS_MAX, SET_CHUNK_SIZE_MAX};
+use crate::content::limits::CHUNKS_MAX;
 use crate::content::local_chunks::{self, LocalChunks};
 use crate::content::{ChunkIndex, FileName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +20,8 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// written after its chunks.
 ///
 /// # Errors
-/// The file cannot be read, there are fewer than two folders, one occurs twice or is not empty (nothing is written then), a
-/// chunk would be larger than [`SET_CHUNK_SIZE_MAX`], or a folder cannot be written to.
+/// The file cannot be read, there are fewer than two folders, one occurs twice or is not empty (nothing is written
+/// then), or a folder cannot be written to.
 pub fn split(file: &Path, parts: u32, folders: &[PathBuf]) -> Result<(), StoreError> {
     let (source, stamp) = disk::open_regular(file)?;
     let refuse = |reason: String| Err(error::invalid_input("split", file, reason));
@@ -32,12 +32,6 @@ pub fn split(file: &Path, parts: u32, folders: &[PathBuf]) -> Result<(), StoreEr
         return refuse(format!("a set has 1 to {CHUNKS_MAX} chunks, not {parts}"));
     }
     let size = stamp.size;
-    if size.div_ceil(parts.into()) > SET_CHUNK_SIZE_MAX.into() {
-        let needed = size.div_ceil(SET_CHUNK_SIZE_MAX.into());
-        return refuse(format!(
-            "chunks would be larger than {SET_CHUNK_SIZE_MAX} bytes: use --parts {needed} or more"
-        ));
-    }
     let folders = empty_folders(folders)?;
     let mut lists = vec![BTreeMap::new(); folders.len()];
     let mut source = source;
@@ -159,9 +153,9 @@ fn for_each_block(
     let mut buffer = vec![0; BLOCK_BYTES];
     for index in (0..folder.count()).map(ChunkIndex) {
         let chunk = folder.stored(index)?;
-        let (mut offset, end) = (chunk.offset, chunk.offset + u64::from(chunk.length));
+        let (mut offset, end) = (chunk.offset, chunk.offset + chunk.length);
         while offset < end {
-            let length = buffer.len().min((end - offset) as usize);
+            let length = (end - offset).min(buffer.len() as u64) as usize;
             let block = &mut buffer[..length];
             chunk.file.read_exact_at(block, offset).map_err(error::io("read", folder.path()))?;
             then(block)?;

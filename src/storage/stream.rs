@@ -111,7 +111,9 @@ impl StreamFile {
 
     fn to(name: &Path, output: OwnedFd, write_bytes_max: usize, manifest: Arc<Manifest>) -> Self {
         let layout = manifest.layout();
-        let window_count = (STREAM_WINDOW_BYTES / layout.longest().max(1)).max(STREAM_CHUNKS_MIN);
+        let window_count = u64::from(STREAM_WINDOW_BYTES) / layout.longest().max(1);
+        // At most the window's bytes.
+        let window_count = (window_count as u32).max(STREAM_CHUNKS_MIN);
         Self {
             name: name.display().to_string(),
             output,
@@ -265,7 +267,7 @@ impl ChunkSource for StreamFile {
 impl ChunkSink for StreamFile {
     fn store(&self, index: ChunkIndex, _: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
-        if bytes.len() as u64 != u64::from(span.length) {
+        if bytes.len() as u64 != span.length {
             let reason = format!("chunk {index} has {} bytes, not {}", bytes.len(), span.length);
             return Err(error::invalid_input("write", Path::new(&self.name), reason));
         }

@@ -55,8 +55,9 @@ impl Manager {
                 }
                 TrackerResponse::Farewell
             }
+            TrackerRequest::Unknown => error(ErrorCode::UnknownMessage, "unknown message"),
             _ => error(
-                ErrorCode::UnknownMessage,
+                ErrorCode::NotATracker,
                 "this is a manager, not a tracker; give the address of a tracker with --tracker HOST:PORT",
             ),
         }
@@ -70,7 +71,7 @@ impl Manager {
     ) -> Result<TrackerResponse, TrackerResponse> {
         let Origin::Connection(connection, source) = origin else {
             return Err(error(
-                ErrorCode::Malformed,
+                ErrorCode::NotATracker,
                 "this is a manager, which peers join over TCP; give the address of a tracker with --tracker HOST:PORT",
             ));
         };
@@ -333,8 +334,8 @@ mod tests {
             "it counts once it was reached there"
         );
         let datagram = Origin::Datagram("10.0.0.1:9".parse().unwrap(), 1);
-        assert_eq!(code(datagram, register(3, None)), Some(ErrorCode::Malformed));
+        assert_eq!(code(datagram, register(3, None)), Some(ErrorCode::NotATracker));
         let lookup = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
-        assert_eq!(code(from(1), lookup), Some(ErrorCode::UnknownMessage));
+        assert_eq!(code(from(1), lookup), Some(ErrorCode::NotATracker));
     }
 }

@@ -9,7 +9,7 @@ use crate::content::limits::{FRAME_MAX, RETRY_MAX, RETRY_MIN};
 use crate::content::{FileId, FileName};
 use crate::net::{Endpoint, Shutdown, Threads, UdpClient, UdpClientError, running_time};
 use crate::protocol::ErrorCode;
-use crate::protocol::tracker::{OfferedFile, Token, TrackerRequest, TrackerResponse};
+use crate::protocol::tracker::{HubRole, OfferedFile, Token, TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::{self, FailedRequest};
 use crate::swarm::backoff::Backoff;
@@ -177,12 +177,15 @@ impl Outage {
     /// Records that the request sent at `sent`, in [`running_time`], failed. Returns the pause before the next attempt.
     ///
     /// # Errors
-    /// The outage has lasted for the timeout.
+    /// The outage has lasted for the timeout, or the program there has the other role.
     pub fn failed(&mut self, sent: Duration, error: impl FailedRequest) -> Result<Duration, RoleError> {
         let advice = match self.is_of_ticket {
             true => "; the peers that are known are still used".to_owned(),
             false => next_step::after_failure(self.role, &self.tracker, &error),
         };
+        if error.is_wrong_role() && !self.is_of_ticket {
+            return Err(RoleError::new(Fault::Usage, error.to_string()));
+        }
         let since = *self.since.get_or_insert_with(|| {
             if self.timeout != Some(Duration::ZERO) {
                 log::warn!("{error}; {}{advice}", self.retries);
@@ -450,6 +453,10 @@ impl Worker {
         let registration = self.presence.registration(self.target.purpose);
         self.registered.clone_from(&registration.addresses);
         match self.client.request(&TrackerRequest::Register(registration))? {
+            // Over TCP, a manager accepts registrations, too.
+            TrackerResponse::Registered { role: Some(HubRole::Manager), .. } => {
+                Err(UdpClientError::NotATracker(next_step::not_a_tracker(self.client.tracker())))
+            }
             TrackerResponse::Registered { token, address, heartbeat_ms, public, .. } => {
                 let is_own = self.target.is_own();
                 if !is_own {
@@ -466,7 +473,7 @@ impl Worker {
                 log::log!(level, "registered with the tracker on {} as {address}", self.client.tracker());
                 Ok(token)
             }
-            other => Err(unexpected(other)),
+            other => Err(unexpected(other, self.client.tracker())),
         }
     }
 
@@ -475,7 +482,9 @@ impl Worker {
         let response = self.client.request(request)?;
         match self.ack(response)? {
             Acknowledged::One(ack) => Ok(ack),
-            Acknowledged::Files(accepted) => Err(unexpected(TrackerResponse::AnnouncedFiles { accepted })),
+            Acknowledged::Files(accepted) => {
+                Err(unexpected(TrackerResponse::AnnouncedFiles { accepted }, self.client.tracker()))
+            }
         }
     }
 
@@ -498,7 +507,7 @@ impl Worker {
                 log::debug!("the tracker on {} accepts no more files: {text}", self.client.tracker());
                 Acknowledged::One(Ack::Full)
             }
-            other => return Err(unexpected(other)),
+            other => return Err(unexpected(other, self.client.tracker())),
         })
     }
 }
@@ -535,8 +544,11 @@ enum Ack {
     Full,
 }
 
-fn unexpected(response: TrackerResponse) -> UdpClientError {
+fn unexpected(response: TrackerResponse, tracker: &Endpoint) -> UdpClientError {
     match response {
+        TrackerResponse::Error { code: ErrorCode::NotATracker, .. } => {
+            UdpClientError::NotATracker(next_step::not_a_tracker(tracker))
+        }
         TrackerResponse::Error { text, .. } => {
             UdpClientError::Rejected(format!("the program on that address refuses: {text}"))
         }

@@ -4,11 +4,11 @@ use crate::content::limits::{LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{FileId, FileName, IdPrefix};
 use crate::net::framed_stream::split;
 use crate::net::{Endpoint, FrameReader, Shutdown, StreamError, Timeouts, UdpClient, UdpClientError};
-use crate::protocol::PeerAddress;
 use crate::protocol::frame::FrameError;
 use crate::protocol::status::Status;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token, TrackerRequest, TrackerResponse};
-use crate::report::next_step::FailedRequest;
+use crate::protocol::{ErrorCode, PeerAddress};
+use crate::report::next_step::{self, FailedRequest};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -87,6 +87,9 @@ pub enum RequestError {
     /// The tracker answered with an error.
     #[error("request refused: {0}")]
     Rejected(String),
+    /// A manager answered; the text names the flags to use.
+    #[error("{0}")]
+    NotATracker(String),
     /// The response does not fit the request.
     #[error("unexpected response {0}")]
     Unexpected(String),
@@ -106,7 +109,11 @@ impl From<FrameError> for RequestError {
 
 impl FailedRequest for RequestError {
     fn is_refusal(&self) -> bool {
-        matches!(self, RequestError::Rejected(_))
+        matches!(self, RequestError::Rejected(_) | RequestError::NotATracker(_))
+    }
+
+    fn is_wrong_role(&self) -> bool {
+        matches!(self, RequestError::NotATracker(_))
     }
 }
 
@@ -145,6 +152,9 @@ pub fn lookup(
                 files.iter_mut().for_each(|found| resolve_holders(found, tracker));
             }
             Ok(files)
+        }
+        TrackerResponse::Error { code: ErrorCode::NotATracker, .. } => {
+            Err(UdpClientError::NotATracker(next_step::not_a_tracker(client.tracker())))
         }
         TrackerResponse::Error { text, .. } => Err(UdpClientError::Rejected(text)),
         other => Err(UdpClientError::Io(io::Error::other(format!("unexpected response {other:?}")))),
@@ -283,10 +293,12 @@ fn request_over_tcp<T>(
     writer.send(&TrackerRequest::Hello { version: PROTOCOL_VERSION })?;
     writer.send(request)?;
     match reader.message(timeouts.hello)? {
-        TrackerResponse::Hello { .. } => {
-            let response = reader.message(timeouts.stall)?;
-            answer(response, &mut reader, address)
-        }
+        TrackerResponse::Hello { .. } => match reader.message(timeouts.stall)? {
+            TrackerResponse::Error { code: ErrorCode::NotATracker, .. } => {
+                Err(RequestError::NotATracker(next_step::not_a_tracker(tracker)))
+            }
+            response => answer(response, &mut reader, address),
+        },
         other => Err(unexpected(other)),
     }
 }

@@ -18,8 +18,8 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
 use crate::protocol::payload::manifest_payload_length;
 use crate::protocol::tracker::{HubRole, PeerSummary, Token, TrackerRequest, TrackerResponse};
-use crate::report::error::{Fault, RoleError};
-use crate::report::next_step::FailedRequest;
+use crate::report::error::RoleError;
+use crate::report::next_step::{self, FailedRequest};
 use crate::tracker_client::announcer::{Outage, clamp_heartbeat};
 use crate::tracker_client::lookup::explain_connect_error;
 use crate::tracker_client::presence::{Presence, Purpose};
@@ -139,6 +139,10 @@ impl FailedRequest for SessionError {
     fn is_refusal(&self) -> bool {
         matches!(self, SessionError::Refused(..))
     }
+
+    fn is_wrong_role(&self) -> bool {
+        matches!(self, SessionError::WrongRole(_))
+    }
 }
 
 impl Session {
@@ -147,10 +151,6 @@ impl Session {
             self.waiting_since = running_time();
             let error = self.run_connection();
             if self.shutdown.is_stopped() {
-                return;
-            }
-            if let SessionError::WrongRole(text) = error {
-                let _ = self.events.send(SessionEvent::Failed(RoleError::new(Fault::Usage, text)));
                 return;
             }
             match self.outage.failed(self.waiting_since, error) {
@@ -391,10 +391,7 @@ fn check_role(expected: &str, found: Option<HubRole>, address: &Endpoint) -> Res
             "the program on {address} is a tracker, not a manager: use it with --tracker {address} --plain, or name a \
              manager with --manager HOST:PORT"
         ),
-        ("tracker", Some(HubRole::Manager)) => format!(
-            "the program on {address} is a manager, not a tracker: name a tracker with --tracker HOST:PORT, or use a \
-             plain folder with --manager {address}"
-        ),
+        ("tracker", Some(HubRole::Manager)) => next_step::not_a_tracker(address),
         _ => return Ok(()),
     };
     Err(SessionError::WrongRole(text))

@@ -258,7 +258,7 @@ mod tests {
                 true => Ok(StoredChunk {
                     file: Arc::new(File::open("/dev/null").unwrap()),
                     offset: 0,
-                    length: self.length,
+                    length: self.length.into(),
                 }),
                 false => Err(StoreError::Missing(index)),
             }

@@ -4,6 +4,7 @@
 
 use crate::content::FileId;
 use crate::content::PeerName;
+use crate::content::fmt::elapsed;
 use crate::protocol::tracker::FileSummary;
 use crate::swarm::distribution::{CompletionReport, Distribution, DistributionView, ReceiverKey};
 use crate::sync::lock;
@@ -195,8 +196,8 @@ impl ReceiverConnection {
         let level = if self.receivers.is_recording() { log::Level::Info } else { log::Level::Debug };
         for (file, Served { bytes, times }) in std::mem::take(&mut *lock(&self.downloads)) {
             let Some((began, ended)) = times else { continue };
-            let took = ended.saturating_duration_since(began).as_secs_f64();
-            log::log!(level, "sent {bytes} bytes of {} to {} in {took:.1} s", name(file), self.peer);
+            let took = elapsed(ended.saturating_duration_since(began));
+            log::log!(level, "sent {bytes} bytes of {} to {} in {took}", name(file), self.peer);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Runs at low priority: it pauses for a multiple of the time that each hash takes, so that serving is not slowed down.
 //! Correct chunks are reported in batches; the store itself reports corrupt ones.
 
-use crate::content::fmt::counted;
+use crate::content::fmt::{counted, elapsed};
 use crate::content::limits::{CHECK_PAUSE_FACTOR, NAMED_CHUNKS_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::Shutdown;
@@ -80,10 +80,10 @@ fn run_pass(store: &ReplicaStore, pass: Pass, passed: &Sender<Batch>, shutdown: 
         verified += check(&file, chunks, passed, shutdown)?;
     }
     if verified > 0 {
-        let (chunks, seconds) = (counted(verified, "chunk"), began.elapsed().as_secs_f64());
+        let (chunks, took) = (counted(verified, "chunk"), elapsed(began.elapsed()));
         match pass {
-            Pass::Unverified => log::info!("verified {chunks} of previous runs in {seconds:.1} s"),
-            Pass::All => log::info!("verified {chunks} again after damage in {seconds:.1} s"),
+            Pass::Unverified => log::info!("verified {chunks} of previous runs in {took}"),
+            Pass::All => log::info!("verified {chunks} again after damage in {took}"),
         }
     }
     Some(())

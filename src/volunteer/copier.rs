@@ -151,7 +151,7 @@ impl Copier {
         let (store, id) = (&self.replicas.store, kept.file.id);
         let no_such = || Failure::new(CopyFailure::Other, format!("the file has no chunk {index}"));
         let expected = manifest.expected(*index).ok_or_else(no_such)?;
-        let (needed, available) = (u64::from(expected.1), store.free());
+        let (needed, available) = (expected.1, store.free());
         if needed > available {
             let text = format!("{needed} bytes needed, {available} available");
             return Err(Failure::new(CopyFailure::NoRoom, text));

@@ -94,4 +94,18 @@ fn a_client_at_the_wrong_role_ends_with_the_name_of_the_right_flag() {
     let mut member = start_member(dir, &plain, "member", tracker.address(), &[]);
     member.ends_with(2);
     assert!(member.has_said("is a tracker, not a manager: use it with --tracker "));
+    // Programs that use a tracker over UDP, and the list of files, which comes over TCP.
+    let at = manager.address().to_string();
+    write(dir, "file", b"bytes");
+    for (bin, args) in [
+        ("seeder", &["-f", "file", "-p", "0", "--tracker", &at][..]),
+        ("leecher", &["x", "--tracker", &at]),
+        ("leecher", &["x", "y*", "--tracker", &at]),
+        ("leecher", &["--list", "--tracker", &at]),
+        ("client", &["-folder", "plain", "-transfer_port", "0", "-name", "n", "--plain", "--tracker", &at]),
+    ] {
+        let mut program = Program::start(bin, args, dir);
+        program.ends_with(2);
+        assert!(program.has_said("is a manager, not a tracker: name a tracker with --tracker HOST:PORT"));
+    }
 }

@@ -56,6 +56,10 @@ fn chunks_above_64_mib_are_split_downloaded_after_a_kill_and_joined() {
         client.wait_for_text(" is complete: all 2 chunks of set default");
         assert!(client.peak_memory() < CLIENT_MEMORY_MAX, "{}", client.peak_memory());
     }
+    // The summary comes before the line on completion.
+    for client in [&other, &restarted] {
+        assert!(client.has_said(" bytes in ") && client.has_said(" from "));
+    }
     other.wait_for_text("all chunks joined into joined");
     let expected = std::fs::read(&whole).unwrap();
     assert_holds(&dir.join("joined"), &expected);
@@ -72,7 +76,7 @@ fn whole() -> Whole {
     let half = bytes.len() / 2;
     bytes[half..][..1_000].copy_from_slice(&random_bytes(3, 1_000));
     let digests = bytes.chunks(half).map(Digest::of).collect();
-    let layout = Layout::uneven([half as u32; 2]).unwrap();
+    let layout = Layout::uneven([half as u64; 2]).unwrap();
     Whole { manifest: Arc::new(Manifest::new(layout, digests).unwrap()), bytes: Arc::new(bytes) }
 }
 
@@ -114,9 +118,14 @@ fn sets_with_chunks_above_64_mib_are_downloaded_as_files() {
     assert_holds(&first.join("default"), &whole.bytes);
 
     let second = subfolder(dir, "second");
-    let slow = ["default", "--download-limit", "8MiB"];
+    let slow = ["default", "--download-limit", "1MiB"];
     let mut killed = leecher(&second, tracker.address(), &slow);
     wait_for_bytes(&second.join("default.part"));
+    // A line every 10 s also counts the bytes of a chunk that still arrives: less than half, the size of a chunk.
+    let said = killed.wait_for_text("ETA");
+    let percent = said.split_once("default: ").and_then(|(_, rest)| rest.split_once(" %"));
+    let percent: u32 = percent.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!(percent < 45, "{said}");
     killed.kill9();
     leecher(&second, tracker.address(), &["default"]).ends_with(0);
     assert_holds(&second.join("default"), &whole.bytes);

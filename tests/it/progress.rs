@@ -66,6 +66,7 @@ fn a_download_is_summarised_at_both_ends() {
     }
     assert!(leecher.has_said("requested chunk 1 of "), "-vv shows more than -v");
     seeder.wait_for("the download that it served", |line| {
-        line.contains("INFO - sent 49152 bytes of a.bin to 127.0.0.1:") && line.ends_with(" s")
+        line.contains("INFO - sent 49152 bytes of a.bin to 127.0.0.1:")
+            && (line.ends_with(" ms") || line.ends_with(" s"))
     });
 }

@@ -347,7 +347,7 @@ fn download(wire: &mut Wire, id: FileId) {
     wire.send(&PeerRequest::Chunk { file: id, index: shoal::content::ChunkIndex(0) }).unwrap();
     loop {
         match wire.message() {
-            Some(PeerResponse::Chunk { length, .. }) => return drop(wire.payload(length.into())),
+            Some(PeerResponse::Chunk { length, .. }) => return drop(wire.payload(length)),
             Some(PeerResponse::Hints { .. } | PeerResponse::Peers { .. }) => {}
             other => panic!("{other:?}"),
         }

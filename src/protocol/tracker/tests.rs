@@ -244,7 +244,7 @@ fn the_largest_messages_fit_in_a_frame() {
     let location = TrackerResponse::ChunkLocation {
         set: SetKey { set: SetName::new("é".repeat(32)).unwrap(), count: limits::CHUNKS_MAX },
         index: ChunkIndex(limits::CHUNKS_MAX),
-        claim: Claim { sha256: Digest([255; 32]), size: u32::MAX },
+        claim: Claim { sha256: Digest([255; 32]), size: u64::MAX },
         holders,
     };
     assert!(frame::encode(&location).is_ok());

@@ -28,7 +28,7 @@ impl AgreedChunks {
 }
 
 impl Expected for AgreedChunks {
-    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u32)> {
+    fn expected(&self, index: ChunkIndex) -> Option<(Digest, u64)> {
         let agreed = read(&self.0);
         agreed.get(&index).map(|claim| (claim.sha256, claim.size))
     }
@@ -103,7 +103,7 @@ impl ChunkSink for FolderSink {
         &self,
         index: ChunkIndex,
         digest: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<Box<dyn LargeChunk + '_>, StoreError> {
         let staged = match self.is_agreed(index, digest) {
             true => Some(self.folder.stage_in_parts(index, digest, length)?),

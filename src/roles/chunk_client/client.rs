@@ -15,7 +15,7 @@ use super::stall::StallTimer;
 use super::unreachable::UnreachableChunks;
 use super::{ClientConfig, Inputs};
 use crate::content::fmt::counted;
-use crate::content::{Bitfield, ChunkIndex, Digest, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
 use crate::download::events::SourceEvent;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::net::{Shutdown, running_time};
@@ -38,6 +38,8 @@ use std::time::Duration;
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Chunks without a reachable holder that are logged at a time.
 const LOGGED_CHUNKS_MAX: usize = 8;
+/// Time after the commit of the last chunk for which the report of its source is awaited.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Chunk files checked per interval.
 const FILES_CHECKED_MAX: usize = 256;
 /// The agreed chunks, and the queue of those whose files may be in the folder.
@@ -74,6 +76,10 @@ pub(super) struct ChunkClient<'a> {
     own_looked_up: bool,
     dispute: Dispute,
     other_set_logged: bool,
+    /// The set as a file that was last logged as served.
+    logged_file: Option<FileId>,
+    /// Time at which all chunks of the sealed set were found to be held.
+    complete_since: Option<Moment>,
     /// Questions for the state of the set that the tracker has not answered.
     unanswered: VecDeque<Sender<Answer>>,
     /// Start, in [`running_time`]: pauses of the process do not count.
@@ -102,7 +108,7 @@ impl<'a> ChunkClient<'a> {
             config,
             requests: RequestQueue::new(config.name.clone(), set.clone()),
             set,
-            own_bytes: folder.held().iter().map(|chunk| u64::from(chunk.length)).sum(),
+            own_bytes: folder.held().iter().map(|chunk| chunk.length).sum(),
             own: OwnChunks::new(folder.held().into_iter().map(|chunk| (chunk.index, chunk.digest))),
             folder,
             offers,
@@ -120,6 +126,8 @@ impl<'a> ChunkClient<'a> {
             own_looked_up: false,
             dispute: Dispute::default(),
             other_set_logged: false,
+            logged_file: None,
+            complete_since: None,
             unanswered: VecDeque::new(),
             started: running_time(),
             last_arrival: Moment::ZERO,
@@ -215,7 +223,6 @@ impl<'a> ChunkClient<'a> {
     /// Serves the sealed set as a file. The folder may be complete now.
     fn serve_as_file(&mut self, manifest: Arc<Manifest>) -> Result<(), RoleError> {
         let id = manifest.id();
-        let is_known = self.folder.manifest().is_some_and(|known| known.id() == id);
         self.dispute.end();
         self.folder.set_manifest(manifest.clone());
         self.offers.put(id, self.folder.clone());
@@ -224,7 +231,7 @@ impl<'a> ChunkClient<'a> {
                 self.record_agreed(index, digest);
             }
         }
-        if !is_known && !self.own.is_other_set() {
+        if !self.own.is_other_set() && self.logged_file.replace(id) != Some(id) {
             log::info!("serving set {} as a file with id {id}", self.set.set);
         }
         self.check_complete()
@@ -366,7 +373,7 @@ impl<'a> ChunkClient<'a> {
                 self.requests.request_manifest(file);
             }
             TrackerResponse::SetComplete { set } if set == self.set => self.completion.members_completed(),
-            TrackerResponse::Error { code: ErrorCode::UnknownMessage, text } => {
+            TrackerResponse::Error { code: ErrorCode::UnknownMessage | ErrorCode::NotATracker, text } => {
                 let text = format!("the program on {} refuses chunk sets: {text}", self.config.tracker);
                 return Err(RoleError::new(Fault::Usage, text));
             }
@@ -442,7 +449,8 @@ impl<'a> ChunkClient<'a> {
     fn handle_source_event(&mut self, event: SourceEvent) -> Result<(), RoleError> {
         let now = self.now();
         let scheduler_events = self.scheduler.handle(event, now);
-        self.handle_scheduler_events(scheduler_events)
+        self.handle_scheduler_events(scheduler_events)?;
+        self.check_complete()
     }
 
     fn handle_scheduler_events(&mut self, scheduler_events: Vec<SchedulerEvent>) -> Result<(), RoleError> {
@@ -511,7 +519,17 @@ impl<'a> ChunkClient<'a> {
     /// Logs the completion: the folder holds each chunk, and all of them agree with the sealed set.
     fn check_complete(&mut self) -> Result<(), RoleError> {
         let is_complete = self.folder.progress().is_complete() && self.folder.manifest().is_some();
-        if is_complete && self.completion.folder_completed(self.now()) {
+        if !is_complete {
+            self.complete_since = None;
+            return Ok(());
+        }
+        let now = self.now();
+        let since = *self.complete_since.get_or_insert(now);
+        // A source may report a chunk shortly after its commit: the summary counts it, too.
+        if !self.scheduler.is_idle() && now.saturating_sub(since) < REPORT_TIMEOUT {
+            return Ok(());
+        }
+        if self.completion.folder_completed(now) {
             let (folder, count) = (self.folder.path().display(), self.set.count);
             if !self.scheduler.tally().is_empty() {
                 log::info!("{}", self.scheduler.tally().summary(&folder.to_string(), self.own_bytes));
@@ -530,7 +548,8 @@ impl<'a> ChunkClient<'a> {
         let now = self.now();
         let scheduler_events = self.scheduler.tick(now);
         self.handle_scheduler_events(scheduler_events)?;
-        self.progress.sources(self.scheduler.connected());
+        self.check_complete()?;
+        self.progress.update(self.scheduler.connected(), self.scheduler.large_chunk_bytes());
         self.check_timeout(now)?;
         self.check_dispute(now)?;
         if now < self.next_check {

@@ -43,6 +43,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Capacity of each event queue of the state thread.
@@ -164,7 +165,8 @@ fn serve_and_download(
         name: format!("set {}", set.set),
         count: set.count,
         // Raised by the tracker's answers.
-        longest: CHUNK_SIZE,
+        longest: CHUNK_SIZE.into(),
+        large_chunk_bytes: AtomicU64::new(0),
         expected: agreed.clone(),
         sink: Arc::new(sink),
         port: None,

@@ -2,7 +2,7 @@
 
 use crate::content::ChunkIndex;
 use crate::content::fmt::counted;
-use crate::report::watch::Watch;
+use crate::report::watch::{ShownBytes, Watch};
 use std::collections::BTreeMap;
 
 /// Progress of the missing chunks. The display is shown while chunks with an agreed hash are missing.
@@ -11,23 +11,24 @@ pub(super) struct FolderProgress<'a> {
     /// Name of the folder.
     title: String,
     /// Sizes of the missing chunks that were agreed so far, bytes.
-    missing: BTreeMap<ChunkIndex, u32>,
+    missing: BTreeMap<ChunkIndex, u64>,
     /// Bytes of the display; 0 if none is shown.
     total: u64,
+    shown: ShownBytes,
 }
 
 impl<'a> FolderProgress<'a> {
     pub(super) fn new(watch: &'a dyn Watch, title: String) -> Self {
-        Self { watch, title, missing: BTreeMap::new(), total: 0 }
+        Self { watch, title, missing: BTreeMap::new(), total: 0, shown: ShownBytes::default() }
     }
 
     /// A chunk of `size` bytes is to be downloaded.
-    pub(super) fn wanted(&mut self, index: ChunkIndex, size: u32) {
+    pub(super) fn wanted(&mut self, index: ChunkIndex, size: u64) {
         if self.missing.insert(index, size).is_some() {
             return;
         }
         let is_first = self.total == 0;
-        self.total += u64::from(size);
+        self.total = self.total.saturating_add(size);
         match is_first {
             true => self.watch.begin(&self.title, self.total, 0),
             false => self.watch.resize(self.total),
@@ -37,19 +38,25 @@ impl<'a> FolderProgress<'a> {
     /// A chunk was downloaded, or is there without a download.
     pub(super) fn present(&mut self, index: ChunkIndex) {
         let Some(size) = self.missing.remove(&index) else { return };
-        self.watch.advance(size.into());
+        self.watch.advance(self.shown.store(size));
         if self.missing.is_empty() {
             self.end();
         }
     }
 
-    pub(super) fn sources(&self, connected: usize) {
+    /// Shows the number of connected sources, and the bytes of large chunks that still arrive.
+    pub(super) fn update(&mut self, connected: usize, arriving_bytes: u64) {
         if self.total > 0 {
             self.watch.note(&counted(connected as u64, "source"));
+            match self.shown.arriving(arriving_bytes, self.total) {
+                0 => {}
+                arrived => self.watch.advance(arrived),
+            }
         }
     }
 
     pub(super) fn end(&mut self) {
+        self.shown = ShownBytes::default();
         if std::mem::take(&mut self.total) > 0 {
             self.watch.end();
         }
@@ -100,11 +107,12 @@ mod tests {
         progress.wanted(ChunkIndex(0), 10);
         progress.wanted(ChunkIndex(0), 10);
         progress.wanted(ChunkIndex(1), 5);
+        progress.update(1, 4);
         progress.present(ChunkIndex(0));
         progress.present(ChunkIndex(1));
         progress.wanted(ChunkIndex(2), 7);
         drop(progress);
         let seen = recorder.0.lock().unwrap().join(", ");
-        assert_eq!(seen, "folder1 10, of 15, +10, +5, end, folder1 7, end");
+        assert_eq!(seen, "folder1 10, of 15, +4, +6, +5, end, folder1 7, end");
     }
 }

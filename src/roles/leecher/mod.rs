@@ -18,7 +18,7 @@ use crate::download::destination::Destination;
 use crate::download::finder::{TrackerFinder, interrupted};
 use crate::download::job::{DownloadOrder, Downloaded, no_folder};
 use crate::download::selection::{SelectionWait, select};
-use crate::net::{Endpoint, PortRange, Shutdown, Threads, UdpClient, running_time};
+use crate::net::{Endpoint, Listener, PortRange, Shutdown, Threads, UdpClient, running_time};
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::{TotalProgress, Watch};
 use crate::roles::on_complete::OnComplete;
@@ -87,13 +87,16 @@ pub fn run(
     done: &mut dyn FnMut(&Downloaded),
 ) -> Result<(), RoleError> {
     let (threads, reports) = (Threads::new(), Threads::new());
+    check_destination(config)?;
+    // A port in use is reported before the file is searched for.
+    let listener = serving::bind(config)?;
     let mut config = config.clone();
     local_network::resolve(&mut config, shutdown)?;
     // Tickets need no tracker.
     if config.local_network.is_some() && config.items.iter().all(|item| matches!(item, Item::Ticket(_))) {
         config.tracker = None;
     }
-    let result = run_with(&config, watch, (&threads, &reports), shutdown, done);
+    let result = run_with(&config, listener, watch, (&threads, &reports), shutdown, done);
     // A report takes 2 s at most.
     reports.join();
     shutdown.trigger();
@@ -101,23 +104,37 @@ pub fn run(
     result
 }
 
+/// Refuses one destination for several files.
+fn check_destination(config: &LeecherConfig) -> Result<(), RoleError> {
+    if !takes_several(&without_repetitions(config.items.clone())) {
+        return Ok(());
+    }
+    if let Some(out) = config.order.out.as_ref().filter(|out| !out.is_dir()) {
+        return Err(no_folder(out));
+    }
+    match config.order.local_name {
+        Some(_) => Err(RoleError::new(Fault::Usage, "--as names one file, but several are to be downloaded")),
+        None => Ok(()),
+    }
+}
+
+/// Whether the arguments may name several files.
+fn takes_several(items: &[Item]) -> bool {
+    items.len() > 1 || items.iter().any(Item::may_name_several)
+}
+
 fn run_with(
     config: &LeecherConfig,
+    listener: Option<Listener>,
     watch: &Arc<dyn Watch>,
     (threads, reports): (&Threads, &Threads),
     shutdown: &Shutdown,
     done: &mut dyn FnMut(&Downloaded),
 ) -> Result<(), RoleError> {
     let items = without_repetitions(config.items.clone());
-    let takes_several = items.len() > 1 || items.iter().any(Item::may_name_several);
-    if let Some(out) = config.order.out.as_ref().filter(|out| takes_several && !out.is_dir()) {
-        return Err(no_folder(out));
-    }
-    if takes_several && config.order.local_name.is_some() {
-        return Err(RoleError::new(Fault::Usage, "--as names one file, but several are to be downloaded"));
-    }
+    let takes_several = takes_several(&items);
     let registrations = Registrations::new(config.tracker.clone());
-    let serving = Serving::bind(config, registrations.clone(), threads.clone(), shutdown)?;
+    let serving = Serving::new(config, listener, registrations.clone(), threads.clone(), shutdown)?;
     let on_complete = config.on_complete.as_ref();
     let leecher = Leecher {
         config,

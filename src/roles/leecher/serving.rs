@@ -47,29 +47,29 @@ struct Started {
     discovered: Receiver<DiscoveredPeer>,
 }
 
+/// Binds the port of the serving side, if there is one. Without [`LeecherConfig::stay`] a failure is only a warning.
+pub(super) fn bind(config: &LeecherConfig) -> Result<Option<Listener>, RoleError> {
+    let Some(serve) = &config.serve else { return Ok(None) };
+    let bind = |port| Listener::bind(SocketAddr::new(serve.listen, port));
+    match serve.ports.bind_first_free(bind).map_err(RoleError::bind("--port PORT")) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if config.stay => Err(error),
+        Err(error) => {
+            log::warn!("{error}; downloading without serving other peers");
+            Ok(None)
+        }
+    }
+}
+
 impl<'a> Serving<'a> {
-    /// Binds the port, so that a port in use is reported before the download. Without [`LeecherConfig::stay`] a failure is
-    /// only a warning.
-    pub fn bind(
+    /// A serving side that listens with `listener`, if there is one.
+    pub fn new(
         config: &'a LeecherConfig,
+        listener: Option<Listener>,
         registrations: Registrations,
         threads: Threads,
         shutdown: &'a Shutdown,
     ) -> Result<Self, RoleError> {
-        let listener = match &config.serve {
-            None => None,
-            Some(serve) => {
-                let bind = |port| Listener::bind(SocketAddr::new(serve.listen, port));
-                match serve.ports.bind_first_free(bind).map_err(RoleError::bind("--port PORT")) {
-                    Ok(listener) => Some(listener),
-                    Err(error) if config.stay => return Err(error),
-                    Err(error) => {
-                        log::warn!("{error}; downloading without serving other peers");
-                        None
-                    }
-                }
-            }
-        };
         let name = match (&config.name, &listener) {
             (Some(name), _) => name.clone(),
             (None, Some(listener)) => default_name("leecher", listener.address().port())?,

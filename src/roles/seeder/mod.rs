@@ -16,7 +16,7 @@ use crate::content::limits::{FOLDER_SCAN_INTERVAL, TRACKER_ADDRESS};
 use crate::content::{FileName, PeerName};
 use crate::discovery::responder::respond;
 use crate::net::{BindError, Endpoint, Listener, Listening, PortRange, Shutdown, Threads, UdpClient};
-use crate::protocol::tracker::TrackerRequest;
+use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step;
 use crate::report::watch::Watch;
@@ -338,7 +338,8 @@ fn register_when_found(
         // A lookup without a name and an id finds no file.
         let question = TrackerRequest::Lookup { name: None, id: None, limit: 1, token: None };
         match client.request(&question) {
-            Ok(_) => break,
+            Ok(TrackerResponse::Found { .. }) => break,
+            Ok(other) => log::debug!("no tracker on this host: {other:?}"),
             Err(error) => log::debug!("no tracker on this host: {error}"),
         }
         if shutdown.wait(FIND_TRACKER_INTERVAL) {

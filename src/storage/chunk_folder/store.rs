@@ -39,7 +39,7 @@ impl StagedChunk {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let written = file.write_all(bytes);
-        written.map_err(error::write("write", file.path(), self.chunk.length.into()))
+        written.map_err(error::write("write", file.path(), self.chunk.length))
     }
 }
 
@@ -51,8 +51,7 @@ impl ChunkFolder {
     /// The chunk does not exist, or differs from the manifest; the folder cannot be written to, or the disk
     /// is full.
     pub fn stage(&self, index: ChunkIndex, digest: Digest, bytes: &[u8]) -> Result<StagedChunk, StoreError> {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let mut staged = self.stage_in_parts(index, digest, length)?;
+        let mut staged = self.stage_in_parts(index, digest, bytes.len() as u64)?;
         staged.write(bytes)?;
         Ok(staged)
     }
@@ -66,7 +65,7 @@ impl ChunkFolder {
         &self,
         index: ChunkIndex,
         digest: Digest,
-        length: u32,
+        length: u64,
     ) -> Result<StagedChunk, StoreError> {
         let chunk = HeldChunk { index, digest, length };
         self.check_acceptable(chunk)?;
@@ -91,7 +90,7 @@ impl ChunkFolder {
     pub fn commit(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
         for StagedChunk { chunk, file } in &chunks {
             let Some(file) = file else { continue };
-            let needed = chunk.length.into();
+            let needed = chunk.length;
             disk::sync(file.as_file()).map_err(error::write("write", file.path(), needed))?;
         }
         let mut written = lock(&self.writing);
@@ -177,7 +176,7 @@ impl ChunkFolder {
         if !metadata.is_file() || !written.may_contain(name, metadata.len()) {
             return Ok(false);
         }
-        let mut buffer = hashing::buffer(u32::try_from(metadata.len()).unwrap_or(u32::MAX));
+        let mut buffer = hashing::buffer(metadata.len());
         match hashing::hash_file(&path, &mut buffer, HashCallbacks::NONE) {
             Ok((digest, stamp)) => Ok(written.contains(name, (stamp.size, digest))),
             Err(StoreError::Changed(_) | StoreError::NotAFile(_)) => Ok(false),
@@ -266,9 +265,7 @@ impl Plan {
     fn record(&self, chunk: HeldChunk) -> Option<(FileName, Content)> {
         match self {
             Self::Keep(..) => None,
-            Self::Create(name) | Self::Replace(name) => {
-                Some((name.clone(), (chunk.length.into(), chunk.digest)))
-            }
+            Self::Create(name) | Self::Replace(name) => Some((name.clone(), (chunk.length, chunk.digest))),
         }
     }
 }

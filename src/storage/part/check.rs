@@ -116,7 +116,7 @@ impl PartFile {
                 };
                 data = Some(next);
             }
-            data.is_some_and(|data| data < span.offset + u64::from(span.length))
+            data.is_some_and(|data| data < span.offset + span.length)
         };
         layout.indices().filter(has_data).collect()
     }

@@ -32,7 +32,7 @@ impl PartFile {
     pub fn reuse(&self, existing: &Path, callbacks: VerifyCallbacks<'_>) -> Result<u32, StoreError> {
         let (file, stamp) = disk::open_regular(existing)?;
         let layout = self.manifest.layout();
-        let fits = |span: ChunkSpan| span.offset + u64::from(span.length) <= stamp.size;
+        let fits = |span: ChunkSpan| span.offset + span.length <= stamp.size;
         let missing: Vec<ChunkIndex> = self.progress.have().0.missing().collect();
         let candidates: Vec<ChunkIndex> =
             missing.into_iter().filter(|index| layout.span(*index).is_some_and(fits)).collect();
@@ -82,7 +82,7 @@ impl PartFile {
 
     fn copy(&self, from: &File, path: &Path, index: ChunkIndex) -> Result<(), StoreError> {
         let span = self.manifest.layout().span(index).ok_or(StoreError::Missing(index))?;
-        let (mut offset, end) = (span.offset, span.offset + u64::from(span.length));
+        let (mut offset, end) = (span.offset, span.offset + span.length);
         while offset < end {
             let (mut read_at, mut write_at, length) = (offset, offset, (end - offset) as usize);
             let copied = rustix::fs::copy_file_range(

@@ -160,7 +160,7 @@ impl File {
 
     /// Length of a chunk in bytes.
     pub fn length(&self, index: u32) -> u64 {
-        self.layout.span(ChunkIndex(index)).map_or(0, |span| span.length.into())
+        self.layout.span(ChunkIndex(index)).map_or(0, |span| span.length)
     }
 
     /// Whether the tracker's copy may be offloaded once the copies at volunteers are in a durable record.

@@ -4,6 +4,7 @@ use super::ReplicationPlanner;
 use super::order::Order;
 use super::priority::Priority;
 use crate::content::FileId;
+use crate::content::fmt::elapsed;
 use crate::swarm::Moment;
 use crate::swarm::token_bucket::TokenBucket;
 use std::time::Duration;
@@ -109,8 +110,8 @@ impl ReplicationPlanner {
         match (self.repair.since, self.files.counts.needs_repair) {
             (Some(since), 0) => {
                 self.repair.since = None;
-                let seconds = now.saturating_sub(since).as_secs_f64();
-                self.orders.push(Order::Note(None, format!("repair is done: it took {seconds:.1} s")));
+                let took = elapsed(now.saturating_sub(since));
+                self.orders.push(Order::Note(None, format!("repair is done: it took {took}")));
             }
             (None, needs_repair) if needs_repair > 0 => self.repair.since = Some(now),
             _ => {}

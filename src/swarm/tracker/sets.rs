@@ -2,7 +2,7 @@
 
 use super::Tracker;
 use super::set_reports::SetReports;
-use crate::content::limits::{self, TRACKER_NAME};
+use crate::content::limits::{self, FILE_SIZE_MAX, TRACKER_NAME};
 use crate::content::{ChunkIndex, FileId, PeerName};
 use crate::protocol::tracker::{Claim, FileSummary, SetKey, TrackerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
@@ -121,6 +121,15 @@ impl Tracker {
         index: ChunkIndex,
         claim: Claim,
     ) -> Option<TrackerResponse> {
+        // Then the chunks of a set never add up to more than a file can have.
+        let size_max = FILE_SIZE_MAX / u64::from(key.count).max(1);
+        if claim.size > size_max {
+            let (size, count) = (claim.size, key.count);
+            let text = format!(
+                "chunk {index}: {size} bytes; with {count} chunks, each has at most {size_max} bytes"
+            );
+            return Some(error(ErrorCode::Malformed, text));
+        }
         let source = self.sets.of_member.get(&id)?.source;
         if !self.sets.by_key.get(key)?.claims(id, index)
             && let Some(refusal) = self.claim_refusal(source)

@@ -355,6 +355,22 @@ fn claims_and_requests_are_limited_over_all_sets() {
 }
 
 #[test]
+fn claims_that_add_up_to_no_possible_file_are_refused() {
+    let mut tracker = tracker();
+    let token = member(&mut tracker, 1);
+    let (set, index) = (key(), ChunkIndex(0));
+    let size_max = limits::FILE_SIZE_MAX / u64::from(set.count);
+    let mut claimed = |size| {
+        let claim = Claim { size, ..claim(7) };
+        let request = TrackerRequest::Claim { token, set: set.clone(), index, claim };
+        code(&tracker.request(at(0), connection(1), request))
+    };
+    assert_eq!(claimed(size_max + 1), Some(ErrorCode::Malformed));
+    assert_eq!(claimed(u64::MAX), Some(ErrorCode::Malformed));
+    assert_eq!(claimed(size_max), None);
+}
+
+#[test]
 fn two_sets_of_the_same_content_are_independent() {
     let mut tracker = tracker();
     let tokens = [1, 2, 3, 4].map(|number| (number, member(&mut tracker, number)));

@@ -60,13 +60,13 @@ fn check(inner: &Inner) {
         let bytes =
             |index| layout.as_ref().and_then(|layout| layout.span(index)).map_or(0, |span| span.length);
         let watch = inner.watch.separate();
-        let total = chunks.iter().map(|index| u64::from(bytes(*index))).sum();
+        let total = chunks.iter().map(|index| bytes(*index)).sum();
         watch.begin(&format!("checking {}", file.kept().file.name), total, 0);
         for index in chunks {
             if inner.shutdown.is_stopped() {
                 return watch.end();
             }
-            watch.advance(bytes(index).into());
+            watch.advance(bytes(index));
             match file.check(index) {
                 Ok(true) => inner.report(TaskOutcome::Stored(file.id(), index)),
                 // Reported by thread `damaged`.

@@ -75,7 +75,7 @@ impl Inner {
         let expected = self.manifest(file).and_then(|manifest| manifest.expected(index));
         let Some(expected) = expected else { return (OwnCopy::Absent, None) };
         // The bytes are freed before the holders are asked: a stalled holder occupies no memory.
-        let Some(_memory) = self.proof_memory.reserve(expected.1.into(), &self.shutdown) else {
+        let Some(_memory) = self.proof_memory.reserve(expected.1, &self.shutdown) else {
             return (OwnCopy::Absent, None);
         };
         let mut bytes = Vec::new();
@@ -98,7 +98,7 @@ impl Inner {
     fn read_own(
         &self,
         (file, index): (FileId, ChunkIndex),
-        expected: (Digest, u32),
+        expected: (Digest, u64),
         bytes: &mut Vec<u8>,
     ) -> OwnCopy {
         let whole = self.folder.as_ref().and_then(|folder| folder.by_id(file));
@@ -121,7 +121,7 @@ impl Inner {
     fn download_from_any(
         &self,
         (file, index): (FileId, ChunkIndex),
-        expected: (Digest, u32),
+        expected: (Digest, u64),
         holders: &[Holder],
         bytes: &mut Vec<u8>,
     ) -> bool {
@@ -207,7 +207,7 @@ impl Inner {
 fn read_complete(
     whole: &SharedFile,
     index: ChunkIndex,
-    expected: (Digest, u32),
+    expected: (Digest, u64),
     bytes: &mut Vec<u8>,
 ) -> OwnCopy {
     let Ok(stored) = whole.file.stored(index) else { return OwnCopy::Absent };
@@ -222,7 +222,7 @@ fn read_complete(
 /// Reads a chunk and returns whether its digest is right; `None` if it cannot be read.
 pub(super) fn read_verified(
     stored: &StoredChunk,
-    (digest, length): (Digest, u32),
+    (digest, length): (Digest, u64),
     bytes: &mut Vec<u8>,
 ) -> Option<bool> {
     if stored.length != length {

@@ -120,7 +120,7 @@ impl Inner {
                 return Err("it is being forgotten".to_owned());
             }
             let expected = manifest.expected(index).ok_or("the manifest is damaged")?;
-            let memory = self.memory.reserve(expected.1.into(), &self.shutdown);
+            let memory = self.memory.reserve(expected.1, &self.shutdown);
             let _memory = memory.ok_or("the tracker ends")?;
             let span = manifest.layout().span(index);
             let corrupt_chunk = corrupt.zip(span).map(|(file, span)| StoredChunk {
@@ -137,7 +137,7 @@ impl Inner {
                 ));
             }
             part.store(index, expected.0, &bytes).map_err(|error| error.to_string())?;
-            stored(expected.1.into());
+            stored(expected.1);
         }
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Inner {
     fn read_any_own(
         &self,
         (id, index): (FileId, ChunkIndex),
-        expected: (Digest, u32),
+        expected: (Digest, u64),
         corrupt: Option<StoredChunk>,
         bytes: &mut Vec<u8>,
     ) -> bool {
@@ -189,7 +189,7 @@ impl Inner {
         &self,
         kept: &KeptFile,
         index: ChunkIndex,
-        expected: (Digest, u32),
+        expected: (Digest, u64),
         sources: &mut VecDeque<Source>,
         bytes: &mut Vec<u8>,
     ) -> bool {

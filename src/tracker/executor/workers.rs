@@ -163,7 +163,7 @@ impl Inner {
         let manifest = self.manifest(id).ok_or(CopyFailure::Other)?;
         let expected = manifest.expected(index).ok_or(CopyFailure::Other)?;
         // Before the download: a chunk that cannot be stored causes no traffic.
-        let (needed, available) = (u64::from(expected.1), self.store.free());
+        let (needed, available) = (expected.1, self.store.free());
         if needed > available {
             log::debug!("no space for chunk {index} of {}: {needed} > {available}", kept.file.name);
             return Err(CopyFailure::NoRoom);
@@ -172,7 +172,7 @@ impl Inner {
             self.store.add_file(kept, manifest).map_err(|error| self.not_stored(kept, &error))?;
             self.serve_by_id(id);
         }
-        let _memory = self.memory.reserve(expected.1.into(), &self.shutdown).ok_or(CopyFailure::Other)?;
+        let _memory = self.memory.reserve(expected.1, &self.shutdown).ok_or(CopyFailure::Other)?;
         let mut bytes = Vec::new();
         self.receive(id, index, expected, from, &mut bytes).map_err(|error| {
             log::info!("failed to fetch chunk {index} of {} from {from}: {error}", kept.file.name);
@@ -199,7 +199,7 @@ impl Inner {
         &self,
         file: FileId,
         index: ChunkIndex,
-        expected: (Digest, u32),
+        expected: (Digest, u64),
         from: SocketAddr,
         bytes: &mut Vec<u8>,
     ) -> Result<(), SourceError> {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub(super) fn file(number: u8) -> (KeptFile, Manifest) {
     let count = u32::from(number % 5) + 1;
     let layout = match number % 3 {
-        0 => Layout::uneven((0..count).map(|index| 10 + index)),
+        0 => Layout::uneven((0..count).map(|index| 10 + u64::from(index))),
         _ => Layout::even(u64::from(count) * 16_384 - 1, Some(16_384)),
     };
     let digests = (0..count).map(|index| Digest::of(&[number, index as u8])).collect();

@@ -78,7 +78,7 @@ impl<'a> ChunkSender<'a> {
         log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
         let length = partial.length();
         let context = self.context;
-        writer.send(&PeerResponse::Chunk { file, index, length })?;
+        writer.send(&PeerResponse::Chunk { file, index, length: length.into() })?;
         let (mut sent, mut bytes) = (0, Vec::new());
         let send = self.measure_send(file);
         let mut last_sent = Instant::now();

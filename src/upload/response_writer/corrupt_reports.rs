@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Smallest cost of a check, bytes: a small chunk costs an open and a read, too.
-const COST_BYTES_MIN: u32 = 256 * 1024;
+const COST_BYTES_MIN: u64 = 256 * 1024;
 
 /// Recent reports of corrupt chunks.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct CorruptReports {
 
 impl CorruptReports {
     /// Whether to hash a chunk of `length` bytes that this address reports.
-    pub(super) fn accept(&mut self, from: IpAddr, length: u32, now: Moment) -> bool {
+    pub(super) fn accept(&mut self, from: IpAddr, length: u64, now: Moment) -> bool {
         let is_recent = |at: &Moment| now.saturating_sub(*at) < CORRUPT_REPORT_INTERVAL;
         if now < self.next || self.reporters.get(&from).is_some_and(is_recent) {
             return false;
@@ -35,7 +35,7 @@ impl CorruptReports {
             return false;
         }
         self.reporters.insert(from, now);
-        let cost = f64::from(length.max(COST_BYTES_MIN)) / f64::from(REPORTED_CHUNK_RATE_MAX);
+        let cost = length.max(COST_BYTES_MIN) as f64 / f64::from(REPORTED_CHUNK_RATE_MAX);
         self.next = now + Duration::from_secs_f64(cost);
         true
     }

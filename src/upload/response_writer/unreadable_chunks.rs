@@ -77,7 +77,7 @@ impl UnreadableChunks {
 
 fn read(stored: &StoredChunk) -> io::Result<()> {
     let mut buffer = vec![0; READ_BYTES.min(stored.length as usize)];
-    let (mut offset, end) = (stored.offset, stored.offset + u64::from(stored.length));
+    let (mut offset, end) = (stored.offset, stored.offset + stored.length);
     while offset < end {
         let count = buffer.len().min((end - offset) as usize);
         stored.file.read_exact_at(&mut buffer[..count], offset)?;

@@ -164,7 +164,7 @@ fn refusals_have_stable_codes() {
     // The connection stays usable after these errors.
     wire.send(&PeerRequest::Chunk { file: id, index: shoal::content::ChunkIndex(0) }).unwrap();
     let Some(PeerResponse::Chunk { length, .. }) = wire.message() else { panic!() };
-    assert_eq!(wire.payload(length.into()), b"bytes");
+    assert_eq!(wire.payload(length), b"bytes");
 
     let mut wire = Wire::connect(tracker.address());
     wire.send(&TrackerRequest::Hello { version: 99 }).unwrap();

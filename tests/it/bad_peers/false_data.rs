@@ -31,7 +31,7 @@ fn a_chunk_other_than_the_requested_one_is_detected() {
                 let other = shoal::content::ChunkIndex((index.0 + 1) % 36);
                 let (_, payload) = whole.answer(&PeerRequest::Chunk { file: *file, index: other }).unwrap();
                 let index = if own_index { other } else { *index };
-                let line = PeerResponse::Chunk { file: *file, index, length: payload.len() as u32 };
+                let line = PeerResponse::Chunk { file: *file, index, length: payload.len() as u64 };
                 Some([shoal::protocol::frame::encode(&line).unwrap(), payload].concat())
             }
             _ => Some(right),

@@ -455,7 +455,7 @@ impl PeerClient {
             PeerResponse::Manifest { length, .. }
             | PeerResponse::Have { length, .. }
             | PeerResponse::Files { length, .. } => *length,
-            PeerResponse::Chunk { length, .. } => u64::from(*length),
+            PeerResponse::Chunk { length, .. } => *length,
             _ => 0,
         };
         (response, self.0.payload(length))
