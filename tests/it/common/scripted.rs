@@ -214,13 +214,17 @@ impl Session {
         }
     }
 
-    /// Waits for the volunteer's goodbye and answers it. Reports of verified chunks may come before.
+    /// Waits for the volunteer's goodbye and answers it. Reports of verified chunks, and of copies that its interruption
+    /// ended, may come before.
     #[track_caller]
     pub fn says_goodbye(mut self) {
         loop {
             match self.request() {
                 Some(TrackerRequest::Goodbye { token }) => break assert!(token == self.token),
-                Some(TrackerRequest::Volunteer { act: VolunteerReport::Holds { .. }, .. }) => {}
+                Some(TrackerRequest::Volunteer {
+                    act: VolunteerReport::Holds { .. } | VolunteerReport::NotStored { .. },
+                    ..
+                }) => {}
                 other => panic!("unexpected request: {other:?}"),
             }
         }
