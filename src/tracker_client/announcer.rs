@@ -392,7 +392,7 @@ impl Worker {
             let (files, tracker) = (counted(offers.len() as u64, "file"), self.client.tracker());
             log::warn!(
                 "{left_out} of {files} are not listed: the tracker on {tracker} accepts no more files of this peer; \
-                 raise its limit with tracker --files-per-peer"
+                 its limits are tracker --files-per-peer and --files-max"
             );
         }
         if sent {
