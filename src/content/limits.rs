@@ -398,6 +398,8 @@ pub const NAMED_PEERS_MAX: usize = 64;
 
 // Hashing and storage
 
+/// Workers up to which those of one download exceed its sources, to use all cores.
+pub const VERIFY_WORKERS_MAX: usize = 8;
 /// Longest time that a received chunk waits for others, to be verified in one batch.
 pub const VERIFY_BATCH_TIMEOUT: Duration = Duration::from_millis(20);
 /// Pause of a source after which a received chunk does not wait for others; also the chunk time below which a source is

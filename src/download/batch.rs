@@ -18,7 +18,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Buffers for batches of several chunks, shared by the workers of a download.
-pub(super) struct BatchBuffers(Mutex<Spare>);
+pub(super) struct BatchBuffers {
+    spare: Mutex<Spare>,
+    /// Held while the chunks of a batch are stored: workers that took turns for each chunk would end at the same time, and
+    /// none of them would read meanwhile.
+    storing: Mutex<()>,
+}
 
 struct Spare {
     buffers: Vec<Vec<u8>>,
@@ -28,14 +33,15 @@ struct Spare {
 
 impl Default for BatchBuffers {
     fn default() -> Self {
-        Self(Mutex::new(Spare { buffers: Vec::new(), remaining: VERIFY_MEMORY_BYTES }))
+        let spare = Spare { buffers: Vec::new(), remaining: VERIFY_MEMORY_BYTES };
+        Self { spare: Mutex::new(spare), storing: Mutex::default() }
     }
 }
 
 impl BatchBuffers {
     /// A buffer of at least `bytes` bytes; `None` while other batches use the memory.
     fn take(&self, bytes: usize) -> Option<Vec<u8>> {
-        let mut spare = lock(&self.0);
+        let mut spare = lock(&self.spare);
         // The last one is still in the cache.
         if let Some(at) = spare.buffers.iter().rposition(|buffer| buffer.len() >= bytes) {
             return Some(spare.buffers.remove(at));
@@ -48,7 +54,7 @@ impl BatchBuffers {
     }
 
     fn put(&self, buffer: Vec<u8>) {
-        lock(&self.0).buffers.push(buffer);
+        lock(&self.spare).buffers.push(buffer);
     }
 }
 
@@ -80,8 +86,8 @@ pub(super) struct Outcome {
 }
 
 /// The chunks of a batch that wait to be verified.
-#[derive(Default)]
 pub(super) struct Waiting {
+    buffers: Arc<BatchBuffers>,
     chunks: Vec<ReceivedChunk>,
     /// Time at which they are verified even if the batch is not full: at once if one of them is relayed.
     due: Option<Instant>,
@@ -109,6 +115,7 @@ impl Waiting {
             Digest::of_each(&group.iter().map(|chunk| &buffer[chunk.place.clone()]).collect::<Vec<_>>())
         });
         let digests: Vec<Digest> = groups.flatten().collect();
+        let _storing = (digests.len() > 1).then(|| lock(&self.buffers.storing));
         for (chunk, digest) in self.chunks.drain(..).zip(digests) {
             let bytes = &buffer[chunk.place.clone()];
             // A second, independent hash before a source is banned.
@@ -136,7 +143,6 @@ impl Waiting {
 
 /// Chunks that one worker receives from one source and verifies together.
 pub(super) struct Batch {
-    buffers: Arc<BatchBuffers>,
     buffer: Vec<u8>,
     /// Whether the buffer is one of `buffers`.
     is_shared: bool,
@@ -148,7 +154,8 @@ pub(super) struct Batch {
 impl Batch {
     /// An empty batch.
     pub fn new(buffers: Arc<BatchBuffers>) -> Self {
-        Self { buffers, buffer: Vec::new(), is_shared: false, end: 0, waiting: Waiting::default() }
+        let waiting = Waiting { buffers, chunks: Vec::new(), due: None };
+        Self { buffer: Vec::new(), is_shared: false, end: 0, waiting }
     }
 
     /// Whether no chunk waits.
@@ -180,7 +187,7 @@ impl Batch {
             if expects_more
                 && count > 1
                 && !self.is_shared
-                && let Some(shared) = self.buffers.take(count * length)
+                && let Some(shared) = self.waiting.buffers.take(count * length)
             {
                 (self.buffer, self.is_shared) = (shared, true);
             }
@@ -210,7 +217,7 @@ impl Batch {
         let outcome = self.waiting.verify(&self.buffer, job);
         self.end = 0;
         if std::mem::take(&mut self.is_shared) {
-            self.buffers.put(std::mem::take(&mut self.buffer));
+            self.waiting.buffers.put(std::mem::take(&mut self.buffer));
         }
         outcome
     }

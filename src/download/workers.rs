@@ -23,6 +23,7 @@
 use super::batch::{Batch, BatchBuffers};
 use super::handover::HandOver;
 use super::source_reader::{Source, SourceCommand, SourceReader};
+use crate::content::limits::VERIFY_WORKERS_MAX;
 use crate::net::Threads;
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
@@ -40,7 +41,11 @@ impl Workers {
     /// Workers that are spawned in `threads`.
     pub fn new(threads: &Threads) -> Self {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-        Self { readers: Arc::new(HandOver::new(cores)), buffers: Arc::default(), threads: threads.clone() }
+        Self {
+            readers: Arc::new(HandOver::new(cores.min(VERIFY_WORKERS_MAX))),
+            buffers: Arc::default(),
+            threads: threads.clone(),
+        }
     }
 
     /// Connects to a source, and works for all sources as long as one thread for each of them is needed.

@@ -81,6 +81,6 @@ fn connections_that_begin_and_end_at_any_time_lose_no_batch() {
 }
 
 #[test]
-fn one_worker_is_enough_for_a_connection_on_one_core() {
-    check_schedules(|| run(1, 1));
+fn one_worker_for_each_connection_is_enough_on_one_core() {
+    check_schedules(|| run(1, 2));
 }
