@@ -117,7 +117,7 @@ impl PeerConnection {
     ///
     /// # Errors
     /// The protocol version differs, the peer has no valid manifest of this file, or a chunk is above
-    /// [`CHUNK_SIZE_MAX`].
+    /// [`CHUNK_SIZE_MAX`](crate::content::limits::CHUNK_SIZE_MAX).
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let (manifest, _) = self.manifest_and_mode(file, shutdown)?;
         let fits = manifest.layout().check_fits_memory();

@@ -4,7 +4,9 @@ use shuttle::sync::{Arc, Condvar, Mutex};
 
 /// Locks and reference counts.
 pub mod sync {
-    pub use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+    pub use shuttle::sync::{
+        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    };
     pub use std::sync::PoisonError;
 }
 
