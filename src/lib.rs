@@ -12,7 +12,7 @@
 //! | [`roles`] | the code of each program: tracker, manager, seeder, leecher, clients with a chunk folder or a plain folder | read flags, draw on a terminal |
 //! | [`tracker`] | server (sockets around the pure state machine), executor (disk and host tasks), store (the catalogue) | decide where replicas are stored |
 //! | [`volunteer`] | disk space that is offered to a tracker | decide which chunks to store |
-//! | [`download`] | job, driver, scheduler, source connections, verifier, finders of holders, report of a completed download | serve |
+//! | [`download`] | job, driver, scheduler, source connections, workers that verify, finders of holders, report of a completed download | serve |
 //! | [`tracker_client`] | announcer (UDP), session (TCP), lookup, selection of files, tickets | transfer chunks |
 //! | [`discovery`] | search for files, trackers and managers in the local network | connect to what was found |
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
@@ -55,8 +55,9 @@
 //!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
 //!   connections record in [`upload::receivers`] which peers download; the caller's thread shows them.
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The
-//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives,
-//!   verifies and stores, and a `fetch-ask` thread that sends requests. `find` looks for more holders
+//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source brings a `fetch` thread that
+//!   receives, verifies and stores batches of chunks, and a `fetch-ask` thread that sends requests; with fewer sources than
+//!   cores, `verify` threads share the work of fast ones (`download/workers.rs`). `find` looks for more holders
 //!   ([`download::finder`]); `resume-file` writes the resume file. If the destination is a stream, `stream-out` writes to it
 //!   ([`storage::stream`]), and the leecher does not serve. Unless `--no-serve` is given, the leecher serves and announces
 //!   all its files like a seeder until no peer downloads from it any more. For a ticket, an `ask-tracker` thread for each

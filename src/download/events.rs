@@ -85,7 +85,8 @@ pub(super) enum SourceUpdate {
     Hints(Vec<ChunkIndex>),
     Upstream(Upstream),
     Peers(Vec<SocketAddr>),
-    Stored(Arrival),
+    /// Chunks that were verified together.
+    Stored(Vec<Arrival>),
     /// The source does not have the chunk.
     Refused(ChunkIndex),
     /// The source cannot send the chunk now.

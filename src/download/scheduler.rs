@@ -11,11 +11,11 @@ mod refusals;
 mod upstreams;
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use super::source::{FragmentCount, SourceCommand, SourceReader};
+use super::source_reader::{FragmentCount, Source, SourceCommand};
 #[cfg(test)]
 use super::staging;
 use super::summary::Tally;
-use super::verifier::Verifier;
+use super::workers::Workers;
 use crate::content::fmt::counted;
 use crate::content::limits::{
     CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
@@ -33,8 +33,8 @@ use crossbeam_channel::{Sender, bounded};
 use refusals::Refusals;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use upstreams::Upstreams;
 
@@ -123,7 +123,7 @@ pub struct DownloadScheduler {
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
-    verifier: Verifier,
+    workers: Workers,
     shutdown: Shutdown,
     /// Events that have not been returned to the owner.
     reports: Vec<SchedulerEvent>,
@@ -156,7 +156,7 @@ impl DownloadScheduler {
         }
         Self {
             longest: job.longest,
-            verifier: Verifier::new(job.clone(), events.clone(), threads, &shutdown),
+            workers: Workers::new(threads),
             job,
             picker,
             candidates: BTreeMap::new(),
@@ -339,17 +339,8 @@ impl DownloadScheduler {
                 self.request_from_all(now);
             }
             SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
-            SourceUpdate::Stored(arrival) => {
-                let is_new = self.picker.arrived(id, arrival.index, now);
-                self.note_stored(id, arrival, is_new, now);
-                // Only a delivered chunk resets the backoff; a successful connection does not.
-                if let Some(live) = self.live.get_mut(&id) {
-                    live.refusals.sent(arrival.index);
-                    if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                        candidate.backoff.reset();
-                    }
-                }
-                self.reports.push(SchedulerEvent::Stored(arrival, is_new));
+            SourceUpdate::Stored(arrivals) => {
+                self.stored(id, &arrivals, now);
                 self.request_chunks(id, now);
             }
             SourceUpdate::Refused(index) => {
@@ -365,6 +356,23 @@ impl DownloadScheduler {
     fn trace_announced(&self, id: SourceId, chunks: usize) {
         if let Some(live) = self.live.get(&id) {
             log::trace!("{} announced {}", live.address, counted(chunks as u64, "chunk"));
+        }
+    }
+
+    /// Records chunks that arrived together.
+    fn stored(&mut self, id: SourceId, arrivals: &[Arrival], now: Moment) {
+        let chunks: Vec<ChunkIndex> = arrivals.iter().map(|arrival| arrival.index).collect();
+        let are_new = self.picker.arrived_together(id, &chunks, now);
+        for (arrival, is_new) in arrivals.iter().zip(are_new) {
+            self.note_stored(id, *arrival, is_new, now);
+            // Only a delivered chunk resets the backoff; a successful connection does not.
+            if let Some(live) = self.live.get_mut(&id) {
+                live.refusals.sent(arrival.index);
+                if let Some(candidate) = self.candidates.get_mut(&live.address) {
+                    candidate.backoff.reset();
+                }
+            }
+            self.reports.push(SchedulerEvent::Stored(*arrival, is_new));
         }
     }
 
@@ -607,22 +615,22 @@ impl DownloadScheduler {
         // Never full: requests in flight to a source are limited by the pipeline depth.
         let (commands, queued) = bounded(PIPELINE_BATCHES_MAX * HASH_LANES_MAX * 2);
         let shutdown = self.shutdown.child();
-        let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
+        let (job, events, workers) = (self.job.clone(), self.events.clone(), self.workers.clone());
         let pieces = FragmentCount::default();
         let (counted, ended) = (pieces.clone(), shutdown.clone());
         let addresses =
             self.candidates.get(&address).map_or(address.into(), |candidate| candidate.address.clone());
-        let reader = SourceReader {
+        let source = Source {
             id,
             address: addresses,
             job,
             events,
-            verifier,
             fragments: counted,
             shutdown: ended,
+            download: self.shutdown.clone(),
+            failure: Mutex::default(),
         };
-        let threads = self.threads.clone();
-        let spawned = self.threads.spawn("fetch", move || reader.run(queued, &threads));
+        let spawned = self.threads.spawn("fetch", move || workers.run(Arc::new(source), queued));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {

@@ -15,6 +15,7 @@ use super::Moment;
 use super::trees::stripe_of;
 use crate::content::limits::{
     ENDGAME_COPIES_MAX, PIPELINE_BATCH_TIME_MAX, PIPELINE_BATCHES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MIN,
+    PIPELINE_SHARE_MIN, VERIFY_PAUSE_MAX,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
@@ -351,7 +352,13 @@ impl Picker {
         let chunk_time = chunk_time.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
         let in_flight = PIPELINE_BATCH_TIME_MAX.as_nanos() * self.batch as u128;
-        let fast = limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch);
+        let fast = match chunk_time < VERIFY_PAUSE_MAX.as_nanos() {
+            true => PIPELINE_BATCHES_MAX * self.batch,
+            false => limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch),
+        };
+        // A fast source must not get all chunks that are left while others have them, too.
+        let share = (self.open.map.held() as usize + self.flights.len()) / self.sources.len();
+        let fast = fast.min(share.max(PIPELINE_SHARE_MIN));
         if source.rtt < SHORT_RTT_MAX {
             return least.max(fast);
         }
@@ -433,6 +440,15 @@ impl Picker {
         let (index, since) = source.flights.first()?;
         let waited = now.saturating_sub(source.last_arrival.max(*since));
         (waited >= source.patience().max(CHUNK_TIME_UNKNOWN)).then_some((*index, waited))
+    }
+
+    /// As [`arrived`](Self::arrived), for chunks that were verified together: they have arrived one after the other since
+    /// the last arrival from their source.
+    pub fn arrived_together(&mut self, id: SourceId, chunks: &[ChunkIndex], now: Moment) -> Vec<bool> {
+        let last = self.sources.get(&id).map_or(now, |source| source.last_arrival);
+        let count = chunks.len() as u32;
+        let at = |place: u32| last + now.saturating_sub(last) * (place + 1) / count;
+        (0..).zip(chunks).map(|(place, index)| self.arrived(id, *index, at(place))).collect()
     }
 
     /// Marks a chunk as received and verified. Returns whether it is new: another source may have delivered

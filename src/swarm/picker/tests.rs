@@ -67,6 +67,55 @@ fn a_fast_source_gets_requests_for_three_batches_of_the_verifier() {
 }
 
 #[test]
+fn a_fast_source_does_not_get_the_share_of_other_sources() {
+    let (count, batch) = (60, 16);
+    let mut picker = picker(count);
+    picker.set_batch(batch);
+    let (mut now, mut random) = (NOW, rng());
+    (0..2).for_each(|id| picker.add_source(SourceId(id), Bitfield::all(count), NOW));
+    let mut requested = |picker: &mut Picker, now| {
+        std::iter::from_fn(|| picker.pick(SourceId(0), now, &mut random)).collect::<Vec<_>>()
+    };
+    let first = requested(&mut picker, now);
+    now += Duration::from_micros(100);
+    picker.arrived(SourceId(0), first[0], now);
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), (count as usize - 1) / 2);
+    // Alone it gets as many as fit in its pipeline.
+    picker.remove_source(SourceId(1));
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), PIPELINE_BATCHES_MAX * batch);
+    // However many sources there are, the pipeline of a fast one is not empty.
+    let mut picker = self::picker(count);
+    picker.set_batch(batch);
+    (0..9).for_each(|id| picker.add_source(SourceId(id), Bitfield::all(count), NOW));
+    let first = requested(&mut picker, NOW);
+    picker.arrived(SourceId(0), first[0], now);
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), PIPELINE_SHARE_MIN);
+}
+
+#[test]
+fn chunks_that_arrive_together_share_the_time_since_the_last_arrival() {
+    let mut picker = picker(100);
+    picker.add_source(SourceId(0), Bitfield::all(100), NOW);
+    let mut random = rng();
+    let mut requested = |picker: &mut Picker, now| {
+        std::iter::from_fn(|| picker.pick(SourceId(0), now, &mut random)).collect::<Vec<_>>()
+    };
+    let (mut now, mut chunks) = (NOW, requested(&mut picker, NOW));
+    for _ in 0..9 {
+        // 5 ms for each chunk, whatever their number.
+        now += Duration::from_millis(5) * chunks.len() as u32;
+        assert!(picker.arrived_together(SourceId(0), &chunks, now).into_iter().all(|is_new| is_new));
+        chunks = requested(&mut picker, now);
+    }
+    assert_eq!(picker.sources[&SourceId(0)].chunk_time, Some(Duration::from_millis(5)));
+    assert!(picker.arrived_together(SourceId(0), &[], now).is_empty());
+    assert_eq!(picker.arrived_together(SourceId(1), &[ChunkIndex(99)], now), [true], "its source is gone");
+}
+
+#[test]
 fn the_rarest_chunk_goes_first() {
     let mut picker = picker(3);
     picker.add_source(SourceId(0), Bitfield::all(3), NOW);
