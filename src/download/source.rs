@@ -17,12 +17,13 @@ use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
 use crate::protocol::tracker::OfferedFile;
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::storage::LargeChunkOutcome;
 use crate::swarm::picker::SourceId;
+use crate::swarm::rings::Site;
 use crate::sync::lock;
 use crate::tracker_client::lookup::Query;
 use crossbeam_channel::{Receiver, Sender};
@@ -54,6 +55,8 @@ pub struct PeerConnection {
     hello: Option<(Instant, Duration)>,
     /// Lowest RTT measured so far.
     rtt: Duration,
+    /// Site that the peer names in its hello, if any.
+    site: Option<PeerName>,
 }
 
 impl PeerConnection {
@@ -68,17 +71,17 @@ impl PeerConnection {
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
-        Self::open_within(CONNECT_TIMEOUT, address, port, timeouts, shutdown)
+        Self::open_within(CONNECT_TIMEOUT, address, (port, None), timeouts, shutdown)
     }
 
-    /// As [`open`](Self::open), with a shorter timeout for the connect to each address.
+    /// As [`open`](Self::open), with a shorter timeout for the connect to each address, and the site of this peer.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_within(
         timeout: Duration,
         address: &PeerAddress,
-        port: Option<u16>,
+        (port, site): (Option<u16>, Option<PeerName>),
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
@@ -87,9 +90,9 @@ impl PeerConnection {
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
-        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
+        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port, site })?;
         let reader = reader.watching_address();
-        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt, site: None })
     }
 
     /// Sends a request and reads the message that answers it.
@@ -103,8 +106,8 @@ impl PeerConnection {
     fn await_hello(&mut self) -> Result<(), SourceError> {
         let Some((since, timeout)) = self.hello else { return Ok(()) };
         match self.reader.message(timeout)? {
-            PeerResponse::Hello { version: PROTOCOL_VERSION } => {
-                self.hello = None;
+            PeerResponse::Hello { version: PROTOCOL_VERSION, site } => {
+                (self.hello, self.site) = (None, site);
                 // On a busy machine one of the two measurements (connect, hello) exceeds the RTT.
                 self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
@@ -284,20 +287,31 @@ impl PeerConnection {
         }
     }
 
-    /// Requests the bitfield of a file of `chunks` chunks and the predecessors, and subscribes to new chunks.
-    fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
+    /// Requests the bitfield of a file of `chunks` chunks, and subscribes to new chunks. Also returns the number of
+    /// members of the rings that the peer keeps, if any.
+    fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Option<u32>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
-            PeerResponse::Have { count, length, upstreams, .. }
+            PeerResponse::Have { count, length, members, .. }
                 if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
                 let have = Bitfield::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, members))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("no bitfield of this file".into())),
         }
+    }
+
+    /// Whether the peer is in the site of this peer, which has the `--site` name `own`, if any.
+    fn is_near(&self, own: Option<&PeerName>) -> bool {
+        let (Ok(local), Ok(remote)) = (self.stream.local_addr(), self.stream.peer_addr()) else {
+            return true;
+        };
+        let site_of =
+            |name: Option<&PeerName>, address: SocketAddr| Site::of(name.map(PeerName::as_str), address.ip());
+        site_of(own, local) == site_of(self.site.as_ref(), remote)
     }
 }
 
@@ -317,12 +331,12 @@ fn manifest_payload(
     Ok(payload)
 }
 
-/// Requests in flight to a source, with their send times, in order.
+/// Requests in flight to a source, with their send times, in order; `None` for a chunk of the source's choice.
 #[derive(Clone, Default)]
-struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
+struct InFlight(Arc<Mutex<VecDeque<(Option<ChunkIndex>, Instant)>>>);
 
 impl InFlight {
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(Option<ChunkIndex>, Instant)>> {
         lock(&self.0)
     }
 }
@@ -330,15 +344,12 @@ impl InFlight {
 /// Commands to the writer thread of a source.
 pub(super) enum SourceCommand {
     Chunk(ChunkIndex),
-    /// Ask the root for another predecessor.
-    Overtake {
-        /// Index of the stripe.
-        stripe: u8,
-        /// Whether the present predecessor has been measured to be slow.
-        sure: bool,
-    },
-    /// Report a successor that receives slowly.
-    Slow(SocketAddr),
+    /// Join the rings of a root.
+    Join,
+    /// Request a chunk of the source's choice, and report chunks: ranges of indices.
+    Next(Vec<(ChunkIndex, ChunkIndex)>),
+    /// Report to a root that its predecessor for this peer cannot be connected to.
+    Unreachable(SocketAddr),
 }
 
 /// Number of chunk fragments received from a source.
@@ -400,25 +411,32 @@ impl SourceReader {
         verifier: &SourceVerifier,
         threads: &Threads,
     ) -> Result<(), SourceError> {
-        let mut connection =
-            PeerConnection::open(&self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
+        let identity = (self.job.port, self.job.site.clone());
+        let mut connection = PeerConnection::open_within(
+            CONNECT_TIMEOUT,
+            &self.address,
+            identity,
+            self.job.timeouts,
+            &self.shutdown,
+        )?;
         let stream = connection.stream.clone();
         let _guard = self.shutdown.guard(&stream);
-        let (have, upstreams) = match self.job.subscribe {
+        let (have, members) = match self.job.subscribe {
             true => {
-                let (have, upstreams) = connection.have(self.job.file, self.job.count)?;
-                (Some(have), upstreams)
+                let (have, members) = connection.have(self.job.file, self.job.count)?;
+                (Some(have), members)
             }
             false => {
                 connection.await_hello()?;
-                (None, Vec::new())
+                (None, None)
             }
         };
+        let is_near = connection.is_near(self.job.site.as_ref());
         let PeerConnection { mut reader, mut writer, stall, rtt, .. } = connection;
         if self.job.limit.is_some() {
             reader.set_part_bytes_max(LIMITED_PART_BYTES);
         }
-        self.report(SourceUpdate::Connected { have, upstreams, rtt });
+        self.report(SourceUpdate::Connected { have, members, is_near, rtt });
         let in_flight = InFlight::default();
         let command_writer = CommandWriter {
             file: self.job.file,
@@ -460,8 +478,13 @@ impl SourceReader {
         match message {
             PeerResponse::Chunk { file, index, length } => {
                 let front = in_flight.queue().pop_front().map(|(index, _)| index);
-                if file != self.job.file || front != Some(index) {
-                    return Err(SourceError::Protocol(format!("chunk {index} came out of turn")));
+                match front {
+                    _ if file != self.job.file => {
+                        return Err(SourceError::Protocol(format!("chunk {index} is of another file")));
+                    }
+                    Some(None) => self.report(SourceUpdate::Gives(index)),
+                    Some(requested) if requested == Some(index) => {}
+                    _ => return Err(SourceError::Protocol(format!("chunk {index} came out of turn"))),
                 }
                 let more = !in_flight.queue().is_empty();
                 self.chunk((index, length), more, reader, verifier, buffer)?;
@@ -478,7 +501,7 @@ impl SourceReader {
                     _ if self.job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
-                    (Some(in_flight), Some(index)) if in_flight == index => {
+                    (Some(Some(in_flight)), Some(index)) if in_flight == index => {
                         self.report(match code {
                             ErrorCode::Busy | ErrorCode::Internal => {
                                 SourceUpdate::Unable { index, cause: text }
@@ -499,15 +522,18 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Coming { file, index } if file == self.job.file => {
-                self.report(SourceUpdate::Has(vec![index]));
+                self.report(SourceUpdate::Receives(index));
                 Ok(())
             }
-            PeerResponse::Hints { file, chunks } if file == self.job.file => {
-                self.report(SourceUpdate::Hints(chunks));
+            PeerResponse::Place { file, ring, peer } if file == self.job.file => {
+                self.report(SourceUpdate::Place { ring: usize::from(ring), peer });
                 Ok(())
             }
-            PeerResponse::Upstream { file, upstream } if file == self.job.file => {
-                self.report(SourceUpdate::Upstream(upstream));
+            PeerResponse::Spent { file, answer } if file == self.job.file => {
+                if answer && !matches!(in_flight.queue().pop_front(), Some((None, _))) {
+                    return Err(SourceError::Protocol("a chunk was refused out of turn".to_owned()));
+                }
+                self.report(SourceUpdate::Spent);
                 Ok(())
             }
             PeerResponse::Peers { file, mut peers } if file == self.job.file => {
@@ -613,12 +639,16 @@ impl CommandWriter {
             let sent = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => break,
                 recv(commands) -> command => match command {
-                    Ok(SourceCommand::Overtake { stripe, sure }) => {
-                        writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
+                    Ok(SourceCommand::Join) => writer.send(&PeerRequest::Join { file: self.file }),
+                    Ok(SourceCommand::Unreachable(peer)) => {
+                        writer.send(&PeerRequest::Unreachable { file: self.file, peer })
                     }
-                    Ok(SourceCommand::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
+                    Ok(SourceCommand::Next(have)) => {
+                        self.in_flight.queue().push_back((None, Instant::now()));
+                        writer.send(&PeerRequest::Next { file: self.file, have })
+                    }
                     Ok(SourceCommand::Chunk(index)) => {
-                        self.in_flight.queue().push_back((index, Instant::now()));
+                        self.in_flight.queue().push_back((Some(index), Instant::now()));
                         writer.send(&PeerRequest::Chunk { file: self.file, index })
                     }
                     Err(_) => break,

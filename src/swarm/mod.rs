@@ -19,10 +19,10 @@ pub mod picker;
 pub mod reach;
 pub mod registry;
 pub mod replication;
+pub mod rings;
 pub mod super_seeding;
 pub mod token_bucket;
 pub mod tracker;
-pub mod trees;
 
 use std::time::Duration;
 

@@ -248,7 +248,7 @@ fn replaced(new: String) -> FakePeer {
     FakePeer::start(move |mut wire: Wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let answer = match request {
-                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION },
+                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION, site: None },
                 _ => {
                     let text = format!("a.bin was replaced; its new id is {new}");
                     PeerResponse::Error { code: ErrorCode::Replaced, text, index: None }

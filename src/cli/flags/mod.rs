@@ -11,6 +11,7 @@ pub use replication::ReplicationFlags;
 pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
+use crate::content::PeerName;
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::net::source_address::set_sources;
 use crate::net::{Endpoint, Timeouts};
@@ -158,6 +159,10 @@ pub struct ServeFlags {
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help = UPLOAD_LIMIT_HELP,
         help_heading = LIMITS)]
     pub upload_limit: u64,
+    /// Name of the group of hosts with fast links to this one; peers of a group download from each other first
+    /// [default: the network of the address, IPv4 /24 or IPv6 /64]
+    #[arg(long, value_name = "NAME", value_parser = |name: &str| PeerName::new(name), help_heading = NETWORK)]
+    pub site: Option<PeerName>,
     #[doc = "The limit on connections."]
     #[command(flatten)]
     pub connections: ConnectionsFlag,
@@ -193,6 +198,7 @@ impl ServeFlags {
             connections: self.connections.max_connections,
             upload_limit: self.upload_limit,
             timeouts: self.timeouts.timeouts(),
+            site: self.site.clone(),
         }
     }
 }

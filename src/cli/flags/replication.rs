@@ -115,7 +115,7 @@ impl ReplicationFlags {
             state,
             port: self.transfer_port,
             advertise: self.advertise,
-            serve: ServeOptions { connections, upload_limit: self.upload_limit, timeouts },
+            serve: ServeOptions { connections, upload_limit: self.upload_limit, timeouts, site: None },
             settings,
             rebuild: self.rebuild,
             log_file: log.log_file.clone(),
