@@ -39,6 +39,8 @@ class Case:
     slow_up: float = 0      # the uplink of the last leecher, which counts
     slow: float = 0         # the last leecher's link is so many Mbit/s, both ways; it does not count
     kill: float = 0         # the last leecher is killed after so many seconds; it does not count
+    split: tuple = ()       # hosts in each site; the tracker and the seeders are in the first one
+    thin: float = 0         # Mbit/s between the sites
     apart: float = 0        # seconds between two leechers' starts
     most: float = 1.10      # what the last leecher should need at most, over the bound
 
@@ -63,6 +65,10 @@ CASES = {
     "equal8-20": Case(up=20, down=20, size=16, most=1.12),
     "slow1-20": Case(up=20, down=20, size=16, slow=2, most=1.15),
     "killed8-20": Case(up=20, down=20, size=16, kill=2.7, most=1.15),
+    **{name: Case(hosts=sum(split), split=split, up=rate, down=rate, thin=thin, size=32, most=most)
+       for name, split, rate, thin, most in [
+           ("sites4+4", (4, 4), 100, 25, 1.15), ("sites4+4-50", (4, 4), 100, 50, 1.17), ("sites8+8", (8, 8), 50, 25, 1.17),
+           ("sites2+6", (2, 6), 100, 25, 1.17), ("sites4+4+4", (4, 4, 4), 100, 25, 1.27), ("sites6+2", (6, 2), 100, 25, 1.28)]},
 }
 
 
@@ -82,7 +88,13 @@ def bound(case):
     seed = case.seeders * (case.seeder_up or case.up)
     counted = range(case.hosts - (1 if case.slow else 0))
     uplinks = sum(links(case, number)[0] for number in counted)
-    return max(bits / seed, bits / case.down, len(counted) * bits / (seed + uplinks))
+    between = bits / case.thin if case.thin else 0
+    return max(bits / seed, bits / case.down, len(counted) * bits / (seed + uplinks), between)
+
+
+def site_of(case, number):
+    """The site of a leecher, if there are several."""
+    return next((site for site in range(len(case.split)) if number < sum(case.split[:site + 1])), None)
 
 
 def measure(case, options, binaries):
@@ -91,7 +103,10 @@ def measure(case, options, binaries):
     network, processes = Network("fanout", options.burst, options.latency, options.congestion), Processes()
     try:
         network.open()
-        tracker_space, tracker = network.host(0)
+        if case.split:
+            network.sites(len(case.split), case.thin)
+        first = 0 if case.split else None
+        tracker_space, tracker = network.host(0, site=first)
         source = os.path.join(folder, "file.bin")
         with open(source, "wb") as file:
             for _ in range(case.size):
@@ -113,7 +128,7 @@ def measure(case, options, binaries):
         seeders, wanted = [], ["file.bin"]
         for number in range(case.seeders):
             up, down = case.seeder_up or case.up, case.seeder_down or case.down
-            space, address = network.host(1 + number, up, down)
+            space, address = network.host(1 + number, up, down, first)
             seeders.append(space)
             path = place(f"seeder{number}")
             words = [f"{binaries}/seeder", *([] if options.tickets else ["-f"]), source, "-p", "7000", "--listen", address, *common]
@@ -126,15 +141,20 @@ def measure(case, options, binaries):
         for number in range(case.hosts):
             last = number == case.hosts - 1
             up, down = links(case, number)
-            space, address = network.host(1 + case.seeders + number, up, down)
+            space, address = network.host(1 + case.seeders + number, up, down, site_of(case, number))
             path = place(f"leecher{number}")
             words = [f"{binaries}/leecher", *wanted, "--port", "7000", "--listen", address, *common]
             counts = not (last and (case.slow or case.kill))
             leechers.append((processes.start(space, path, words, waits=True, log=log(path)), path, counts))
         time.sleep(1.0 + case.size / 256)
+        far = range(1, len(case.split))
         before = sum(network.sent(space) for space in seeders)
+        crossed = [network.crossed(site, len(case.split)) for site in far]
         times = follow(case, leechers)
         sent = sum(network.sent(space) for space in seeders) - before
+        crossed = [network.crossed(site, len(case.split)) - start for site, start in zip(far, crossed)]
+        if crossed:
+            say("copies that crossed into each remote site:", *(f"{bytes / case.size / MEBIBYTE:.2f}" for bytes in crossed))
         expected = digest(source)
         for number in times:
             if digest(os.path.join(leechers[number][1], "file.bin")) != expected:

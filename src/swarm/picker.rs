@@ -337,8 +337,8 @@ impl Picker {
     /// chunk; more pay where a chunk takes less time than its request: on fast local links, or at a high RTT.
     fn depth(&self, source: &Source, is_far: bool) -> usize {
         if is_far && source.rings == 0 {
-            // One, so that its speed is known, and no more while it is far.
-            return usize::from(source.chunk_time.is_none());
+            // So that its speed is known, and the download goes on if all other sources with a chunk have left.
+            return 1;
         }
         let least = PIPELINE_MIN + if is_far { 0 } else { self.boost };
         let Some(chunk_time) = source.chunk_time else { return least };

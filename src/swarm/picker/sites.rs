@@ -1,8 +1,9 @@
 //! Sources of other sites: groups of hosts behind a thin link.
 //!
 //! From a *far* source, one of another site that is slower than those of the own site, the chunks that the own site
-//! lacks are requested first, and of these first the share of its ring, so that each chunk crosses a thin link once.
-//! Invariant: an order, never a ban: a chunk that only a far predecessor has is requested from it.
+//! lacks are requested first, and of these first the share of its ring, so that each chunk crosses a thin link once. From
+//! a far source that is no predecessor, one at a time and only such chunks.
+//! Invariant: a chunk that only a far source has is requested from it.
 
 use super::super::Moment;
 use super::super::rings::RINGS;
@@ -60,7 +61,8 @@ impl Picker {
         let is_near = |index: ChunkIndex| near.iter().any(|source| source.have.has(index));
         let is_own = |index: ChunkIndex| source.rings == 0 || source.rings >> (index.at() % RINGS) & 1 == 1;
         let orders = [(false, true), (false, false), (true, true), (true, false)];
-        let mut orders = orders.into_iter();
+        let is_limited = source.rings == 0 && source.chunk_time.is_some();
+        let mut orders = orders.into_iter().filter(|(near, _)| !near || !is_limited);
         orders.find_map(|(near, own)| {
             self.rarest(source, |index| is_near(index) == near && is_own(index) == own, random)
         })
@@ -119,13 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn a_far_source_that_is_no_predecessor_is_asked_for_one_chunk_unless_it_is_fast() {
+    fn a_far_source_that_is_no_predecessor_is_asked_only_for_what_the_own_site_lacks_unless_it_is_fast() {
         let (mut picker, mut now) = (picker(0), 0);
         pick(&mut picker, NEAR, 4, 10, &mut now);
-        assert_eq!(pick(&mut picker, FAR, 9, 40, &mut now).len(), 1);
+        let picked = pick(&mut picker, FAR, 40, 40, &mut now);
+        assert!(picked.len() >= 19 && picked.iter().skip(1).all(|index| *index >= 20), "{picked:?}");
+        picker.source_has(FAR, ChunkIndex(39));
+        let mut random = fastrand::Rng::with_seed(5);
+        assert_eq!(picker.pick(FAR, at(now), &mut random), Some(ChunkIndex(39)));
+        picker.source_has(FAR, ChunkIndex(0));
+        assert_eq!(picker.pick(FAR, at(now), &mut random), None, "one at a time");
         let (mut picker, mut now) = (self::picker(0), 0);
         pick(&mut picker, NEAR, 4, 10, &mut now);
-        assert_eq!(pick(&mut picker, FAR, 9, 5, &mut now).len(), 9);
+        assert_eq!(pick(&mut picker, FAR, 25, 5, &mut now).len(), 25);
     }
 
     #[test]
