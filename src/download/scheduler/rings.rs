@@ -9,8 +9,9 @@ use crate::content::{Bitfield, ChunkIndex};
 use crate::download::events::Job;
 use crate::swarm::Moment;
 use crate::swarm::picker::SourceId;
-use crate::swarm::rings::{Adjustment, Member, NAMED_MAX, RINGS, STANDING_INTERVAL};
+use crate::swarm::rings::{Adjustment, Member, NAMED_MAX, RINGS, STANDING_INTERVAL, Site};
 use crate::upload::relay::UploadObserver;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -218,9 +219,15 @@ impl DownloadScheduler {
         if self.free_slots() == 0 {
             return;
         }
+        let network = |address: &SocketAddr| Site::of(None, address.ip());
+        let near: HashSet<Site> =
+            self.live.values().filter(|live| live.is_near).map(|live| network(&live.address)).collect();
         let due = self.candidates.iter().filter(|(_, candidate)| candidate.is_due(now));
-        let due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
-        if let (Some(address), Some(rings)) = (self.random.choice(due), &mut self.rings) {
+        let due = due.map(|(address, _)| *address);
+        let (first, others): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            due.partition(|address| near.contains(&network(address)));
+        let chosen = self.random.choice(first).or_else(|| self.random.choice(others));
+        if let (Some(address), Some(rings)) = (chosen, &mut self.rings) {
             rings.member.add_extra(address);
             self.start(address, now);
         }
@@ -278,4 +285,25 @@ fn take_ranges(taken: &Bitfield, told: &mut Bitfield) -> Vec<(ChunkIndex, ChunkI
         told.insert(index);
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_reported_once_as_ranges_and_many_ranges_in_several_messages() {
+        let count = 3 * NEXT_RANGES_MAX as u32;
+        let (mut taken, mut told) = (Bitfield::none(count), Bitfield::none(count));
+        [0, 1, 2, 5, 7, 8].into_iter().for_each(|index| _ = taken.insert(ChunkIndex(index)));
+        let range = |first, last| (ChunkIndex(first), ChunkIndex(last));
+        assert_eq!(take_ranges(&taken, &mut told), [range(0, 2), range(5, 5), range(7, 8)]);
+        assert_eq!(take_ranges(&taken, &mut told), []);
+        taken.insert(ChunkIndex(6));
+        assert_eq!(take_ranges(&taken, &mut told), [range(6, 6)]);
+        (0..count).step_by(2).for_each(|index| _ = taken.insert(ChunkIndex(index)));
+        assert_eq!(take_ranges(&taken, &mut told).len(), NEXT_RANGES_MAX);
+        assert!(!take_ranges(&taken, &mut told).is_empty());
+        assert_eq!(told, taken, "both messages together report all");
+    }
 }
