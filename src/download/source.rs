@@ -331,12 +331,15 @@ fn manifest_payload(
     Ok(payload)
 }
 
-/// Requests in flight to a source, with their send times, in order; `None` for a chunk of the source's choice.
+/// Requested chunks with the times of their requests, in order; `None` for a chunk of the source's choice.
+type RequestQueue = VecDeque<(Option<ChunkIndex>, Instant)>;
+
+/// Requests in flight to a source.
 #[derive(Clone, Default)]
-struct InFlight(Arc<Mutex<VecDeque<(Option<ChunkIndex>, Instant)>>>);
+struct InFlight(Arc<Mutex<RequestQueue>>);
 
 impl InFlight {
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(Option<ChunkIndex>, Instant)>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, RequestQueue> {
         lock(&self.0)
     }
 }
