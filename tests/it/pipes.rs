@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Chunks of the window: `STREAM_WINDOW_BYTES` in chunks of 64 KiB.
-const WINDOW_CHUNKS: usize = 512;
-const CHUNK: usize = 64 * 1024;
+/// Chunks of the window: `STREAM_WINDOW_BYTES` in chunks of 512 KiB.
+const WINDOW_CHUNKS: usize = 64;
+const CHUNK: usize = 512 * 1024;
 
 fn fifo(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
@@ -122,7 +122,7 @@ fn a_slow_reader_slows_the_download_down_and_no_source_is_lost() {
 fn a_slow_source_does_not_hold_up_the_first_chunk_of_the_window() {
     let place = place();
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
-    let bytes = random_bytes(9, 160 * CHUNK);
+    let bytes = random_bytes(9, 20 * CHUNK);
     let file = write(dir, "a.bin", &bytes);
     let tracker = tracker(dir, &[]);
     // A chunk of the slow seeder takes four minutes, longer than the test waits; the seeder is not lost meanwhile.

@@ -76,7 +76,7 @@ impl<A: Copy + Ord> Member<A> {
     }
 
     /// Chooses a root to join, unless there is one: the root with the most members, the lowest address among equals.
-    /// While complete peers are being connected to (`awaits_more`), only after [`ROOT_CHOICE_TIMEOUT`].
+    /// While complete peers are being connected to (`awaits_more`), only 250 ms after the first connection.
     pub fn choose_root(&mut self, awaits_more: bool, now: Moment) -> Option<A> {
         let waits = awaits_more && self.began.is_some_and(|began| now < began + ROOT_CHOICE_TIMEOUT);
         if waits || self.root.is_some() {
