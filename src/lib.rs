@@ -96,11 +96,11 @@
 //! 3. [`storage::PartFile`] opens a hidden file beside the target. Chunks that the resume file of an earlier run marks as
 //!    verified are neither downloaded nor hashed again. Other destinations ([`download::destination`]) are a block device,
 //!    written in place, and a stream, for which only the chunks of a moving window are wanted, in order.
-//! 4. It connects to each holder. The holder sends its bitfield, and later each chunk that it receives.
+//! 4. It connects to the complete holders, and to few partial ones. A holder sends its bitfield, and later each chunk that
+//!    it receives. A complete holder is the root of four rings of the downloading peers ([`swarm::rings`]): it tells each
+//!    of them its predecessors, and sends each chunk once, to different peers.
 //! 5. [`swarm::picker::Picker`] selects the next chunk and its source: rarest first, each chunk from one source at a time;
-//!    in the endgame, late chunks are requested from a second source. If one peer has all the chunks that the others need,
-//!    it arranges them in a line, or in trees if they are many ([`swarm::trees`]); each peer then requests chunks from its
-//!    predecessor, as long as the predecessor is fast enough.
+//!    in the endgame, late chunks are requested from a second source.
 //! 6. The thread of the source receives a chunk, hashes it, compares the digest with the manifest, and only then stores it
 //!    and announces it to subscribers. A source that sent a corrupt chunk is banned; its outstanding chunks are requested
 //!    from other sources. It is told, and hashes the chunk again: its file may have changed unnoticed.
@@ -165,7 +165,7 @@
 //! | tickets, and arguments that name files | [`tracker_client::ticket`], [`tracker_client::selection`] |
 //! | live peers, the holders in a response | [`swarm::registry`] |
 //! | the agreed hash of a chunk | [`swarm::agreement`] |
-//! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::trees`], [`swarm::super_seeding`] |
+//! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::rings`], [`swarm::super_seeding`] |
 //! | the location of replicas, the order of repair | [`swarm::replication`] |
 //! | commands of the owner of a tracker | [`swarm::command`], [`tracker::control`] |
 //! | the tracker's own disk | [`tracker::executor`] |

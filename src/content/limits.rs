@@ -9,7 +9,7 @@ use std::time::Duration;
 // Version and addresses
 
 /// Protocol version, sent in the handshake of each connection and in each datagram.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Default address of a tracker, TCP and UDP; peers connect to it unless told otherwise.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
 /// Default listen address of a manager, TCP and UDP.
@@ -33,8 +33,13 @@ pub const TRACKER_NAME: &str = "P2PTracker";
 
 // Chunks and files
 
-/// Default chunk size, bytes; doubled for large files, see [`DEFAULT_CHUNKS_MAX`].
-pub const CHUNK_SIZE: u32 = 512 * 1024;
+/// Default chunk size of files up to 256 MiB, bytes. The start and the end of a fan-out cost a fixed number of chunk
+/// times; smaller chunks cost more messages and hashing calls.
+pub const CHUNK_SIZE: u32 = 64 * 1024;
+/// Default chunk size of files above 1 GiB, bytes; doubled for large files, see [`DEFAULT_CHUNKS_MAX`].
+pub const CHUNK_SIZE_LARGE: u32 = 512 * 1024;
+/// Number of chunks from which the default chunk size grows, up to [`CHUNK_SIZE_LARGE`].
+pub const DEFAULT_CHUNKS_MIN: u64 = 4_096;
 /// Smallest chunk size of a file, bytes.
 pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
 /// Largest chunk of a file, bytes; it is received in memory.
@@ -408,6 +413,8 @@ pub const ENDGAME_COPIES_MAX: usize = 3;
 pub const UNREQUESTED_ARRIVALS_MAX: u32 = 16;
 /// Shortest interval between two `got` messages to a subscriber.
 pub const GOT_INTERVAL: Duration = Duration::from_millis(100);
+/// Ranges of chunks in one `next` message, so that it fits in a frame.
+pub const NEXT_RANGES_MAX: usize = 2_048;
 /// Peers in one `peers` message: earlier subscribers of the same file.
 pub const NAMED_PEERS_MAX: usize = 64;
 

@@ -9,12 +9,13 @@ use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
 use crate::protocol::tracker::OfferedFile;
 use crate::protocol::{ErrorCode, PeerAddress};
+use crate::swarm::rings::Site;
 use crate::tracker_client::lookup::Query;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct PeerConnection {
     hello: Option<(Instant, Duration)>,
     /// Lowest RTT measured so far.
     pub(super) rtt: Duration,
+    /// Site that the peer names in its hello, if any.
+    site: Option<PeerName>,
 }
 
 impl PeerConnection {
@@ -54,17 +57,17 @@ impl PeerConnection {
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
-        Self::open_within(CONNECT_TIMEOUT, address, port, timeouts, shutdown)
+        Self::open_within(CONNECT_TIMEOUT, address, (port, None), timeouts, shutdown)
     }
 
-    /// As [`open`](Self::open), with a shorter timeout for the connect to each address.
+    /// As [`open`](Self::open), with a shorter timeout for the connect to each address, and the site of this peer.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_within(
         timeout: Duration,
         address: &PeerAddress,
-        port: Option<u16>,
+        (port, site): (Option<u16>, Option<PeerName>),
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
@@ -73,9 +76,9 @@ impl PeerConnection {
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
-        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
+        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port, site })?;
         let reader = reader.watching_address();
-        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt, site: None })
     }
 
     /// Sends a request and reads the message that answers it.
@@ -89,8 +92,8 @@ impl PeerConnection {
     pub(super) fn await_hello(&mut self) -> Result<(), SourceError> {
         let Some((since, timeout)) = self.hello else { return Ok(()) };
         match self.reader.message(timeout)? {
-            PeerResponse::Hello { version: PROTOCOL_VERSION } => {
-                self.hello = None;
+            PeerResponse::Hello { version: PROTOCOL_VERSION, site } => {
+                (self.hello, self.site) = (None, site);
                 // On a busy machine one of the two measurements (connect, hello) exceeds the RTT.
                 self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
@@ -270,24 +273,31 @@ impl PeerConnection {
         }
     }
 
-    /// Requests the bitfield of a file of `chunks` chunks and the predecessors, and subscribes to new chunks.
-    pub(super) fn have(
-        &mut self,
-        file: FileId,
-        chunks: u32,
-    ) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
+    /// Requests the bitfield of a file of `chunks` chunks, and subscribes to new chunks. Also returns the number of
+    /// members of the rings that the peer keeps, if any.
+    pub(super) fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Option<u32>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
-            PeerResponse::Have { count, length, upstreams, .. }
+            PeerResponse::Have { count, length, members, .. }
                 if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
                 let have = Bitfield::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, members))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("no bitfield of this file".into())),
         }
+    }
+
+    /// Whether the peer is in the site of this peer, which has the `--site` name `own`, if any.
+    pub(super) fn is_near(&self, own: Option<&PeerName>) -> bool {
+        let (Ok(local), Ok(remote)) = (self.stream.local_addr(), self.stream.peer_addr()) else {
+            return true;
+        };
+        let site_of =
+            |name: Option<&PeerName>, address: SocketAddr| Site::of(name.map(PeerName::as_str), address.ip());
+        site_of(own, local) == site_of(self.site.as_ref(), remote)
     }
 }
 

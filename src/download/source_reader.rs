@@ -9,8 +9,8 @@ use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
 use super::source::PeerConnection;
 use crate::content::digest::Hasher;
 use crate::content::limits::{
-    CHUNK_SIZE_MAX, KEEP_ALIVE_INTERVAL, LARGE_CHUNK_BLOCK_BYTES, LIMITED_PART_BYTES, NAMED_PEERS_MAX,
-    VERIFY_FAST_RATE, VERIFY_PAUSE_MAX,
+    CHUNK_SIZE_MAX, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LARGE_CHUNK_BLOCK_BYTES, LIMITED_PART_BYTES,
+    NAMED_PEERS_MAX, VERIFY_FAST_RATE, VERIFY_PAUSE_MAX,
 };
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::shutdown::Guard;
@@ -27,12 +27,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Requests in flight to a source, with their send times, in order.
+/// Requested chunks with the times of their requests, in order; `None` for a chunk of the source's choice.
+type RequestQueue = VecDeque<(Option<ChunkIndex>, Instant)>;
+
+/// Requests in flight to a source.
 #[derive(Clone, Default)]
-struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
+struct InFlight(Arc<Mutex<RequestQueue>>);
 
 impl InFlight {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
+    fn queue(&self) -> MutexGuard<'_, RequestQueue> {
         lock(&self.0)
     }
 }
@@ -40,15 +43,12 @@ impl InFlight {
 /// Commands to the writer thread of a source.
 pub(super) enum SourceCommand {
     Chunk(ChunkIndex),
-    /// Ask the root for another predecessor.
-    Overtake {
-        /// Index of the stripe.
-        stripe: u8,
-        /// Whether the present predecessor has been measured to be slow.
-        sure: bool,
-    },
-    /// Report a successor that receives slowly.
-    Slow(SocketAddr),
+    /// Join the rings of a root.
+    Join,
+    /// Request a chunk of the source's choice, and report chunks: ranges of indices.
+    Next(Vec<(ChunkIndex, ChunkIndex)>),
+    /// Report to a root that its predecessor for this peer cannot be connected to.
+    Unreachable(SocketAddr),
 }
 
 /// Number of chunk fragments received from a source.
@@ -154,24 +154,28 @@ impl SourceReader {
         threads: &Threads,
     ) -> Result<Self, SourceError> {
         let job = &source.job;
-        let mut connection = PeerConnection::open(&source.address, job.port, job.timeouts, &source.shutdown)?;
+        let identity = (job.port, job.site.clone());
+        let (address, shutdown) = (&source.address, &source.shutdown);
+        let mut connection =
+            PeerConnection::open_within(CONNECT_TIMEOUT, address, identity, job.timeouts, shutdown)?;
         let stream = connection.stream.clone();
         let guard = source.shutdown.guard(&stream);
-        let (have, upstreams) = match job.subscribe {
+        let (have, members) = match job.subscribe {
             true => {
-                let (have, upstreams) = connection.have(job.file, job.count)?;
-                (Some(have), upstreams)
+                let (have, members) = connection.have(job.file, job.count)?;
+                (Some(have), members)
             }
             false => {
                 connection.await_hello()?;
-                (None, Vec::new())
+                (None, None)
             }
         };
+        let is_near = connection.is_near(job.site.as_ref());
         let PeerConnection { mut reader, mut writer, stall, rtt, .. } = connection;
         if job.limit.is_some() {
             reader.set_part_bytes_max(LIMITED_PART_BYTES);
         }
-        source.report(SourceUpdate::Connected { have, upstreams, rtt });
+        source.report(SourceUpdate::Connected { have, members, is_near, rtt });
         let in_flight = InFlight::default();
         let command_writer =
             CommandWriter { file: job.file, in_flight: in_flight.clone(), shutdown: source.shutdown.clone() };
@@ -219,8 +223,13 @@ impl SourceReader {
                 let mut queue = self.in_flight.queue();
                 let (front, more) = (queue.pop_front(), !queue.is_empty());
                 drop(queue);
-                if file != job.file || front.is_none_or(|(front, _)| front != index) {
-                    return Err(SourceError::Protocol(format!("chunk {index} came out of turn")));
+                match front.map(|(front, _)| front) {
+                    _ if file != job.file => {
+                        return Err(SourceError::Protocol(format!("chunk {index} is of another file")));
+                    }
+                    Some(None) => source.report(SourceUpdate::Gives(index)),
+                    Some(requested) if requested == Some(index) => {}
+                    _ => return Err(SourceError::Protocol(format!("chunk {index} came out of turn"))),
                 }
                 self.chunk((index, length), more, batch)?;
                 let now = Instant::now();
@@ -239,7 +248,7 @@ impl SourceReader {
                     _ if job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
-                    (Some(in_flight), Some(index)) if in_flight == index => {
+                    (Some(Some(in_flight)), Some(index)) if in_flight == index => {
                         source.report(match code {
                             ErrorCode::Busy | ErrorCode::Internal => {
                                 SourceUpdate::Unable { index, cause: text }
@@ -260,15 +269,18 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Coming { file, index } if file == job.file => {
-                source.report(SourceUpdate::Has(vec![index]));
+                source.report(SourceUpdate::Receives(index));
                 Ok(())
             }
-            PeerResponse::Hints { file, chunks } if file == job.file => {
-                source.report(SourceUpdate::Hints(chunks));
+            PeerResponse::Place { file, ring, peer } if file == job.file => {
+                source.report(SourceUpdate::Place { ring: usize::from(ring), peer });
                 Ok(())
             }
-            PeerResponse::Upstream { file, upstream } if file == job.file => {
-                source.report(SourceUpdate::Upstream(upstream));
+            PeerResponse::Spent { file, answer } if file == job.file => {
+                if answer && !matches!(self.in_flight.queue().pop_front(), Some((None, _))) {
+                    return Err(SourceError::Protocol("a chunk was refused out of turn".to_owned()));
+                }
+                source.report(SourceUpdate::Spent);
                 Ok(())
             }
             PeerResponse::Peers { file, mut peers } if file == job.file => {
@@ -400,10 +412,14 @@ impl CommandWriter {
     fn request(&self, command: SourceCommand) -> PeerRequest {
         let file = self.file;
         match command {
-            SourceCommand::Overtake { stripe, sure } => PeerRequest::Overtake { file, stripe, sure },
-            SourceCommand::Slow(peer) => PeerRequest::Slow { file, peer },
+            SourceCommand::Join => PeerRequest::Join { file },
+            SourceCommand::Unreachable(peer) => PeerRequest::Unreachable { file, peer },
+            SourceCommand::Next(have) => {
+                self.in_flight.queue().push_back((None, Instant::now()));
+                PeerRequest::Next { file, have }
+            }
             SourceCommand::Chunk(index) => {
-                self.in_flight.queue().push_back((index, Instant::now()));
+                self.in_flight.queue().push_back((Some(index), Instant::now()));
                 PeerRequest::Chunk { file, index }
             }
         }
