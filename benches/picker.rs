@@ -47,6 +47,6 @@ fn a_source_has_more(bencher: divan::Bencher) {
     let mut picker = picker(1);
     let mut random = fastrand::Rng::with_seed(2);
     bencher.bench_local(|| {
-        picker.source_has(SourceId(random.u32(..SOURCES)), ChunkIndex(random.u32(..CHUNKS)), Moment::ZERO);
+        picker.source_has(SourceId(random.u32(..SOURCES)), ChunkIndex(random.u32(..CHUNKS)));
     });
 }

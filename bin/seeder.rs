@@ -30,7 +30,7 @@ struct Flags {
     /// Name under which the file is offered [default: its own name]
     #[arg(long = "as", value_name = "NAME", help_heading = FILES)]
     offer_as: Option<FileName>,
-    /// Size of a chunk: a power of two from 16KiB to 64MiB [default: 512KiB, larger for
+    /// Size of a chunk: a power of two from 16KiB to 64MiB [default: file size / 4096, from 64KiB to 512KiB, larger for
     /// files above 32 GiB]
     #[arg(long, value_name = "SIZE", value_parser = flags::parse_chunk_size, help_heading = FILES)]
     chunk_size: Option<u32>,

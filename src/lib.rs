@@ -12,7 +12,7 @@
 //! | [`roles`] | the code of each program: tracker, manager, seeder, leecher, clients with a chunk folder or a plain folder | read flags, draw on a terminal |
 //! | [`tracker`] | server (sockets around the pure state machine), executor (disk and host tasks), store (the catalogue) | decide where replicas are stored |
 //! | [`volunteer`] | disk space that is offered to a tracker | decide which chunks to store |
-//! | [`download`] | job, driver, scheduler, source connections, verifier, finders of holders, report of a completed download | serve |
+//! | [`download`] | job, driver, scheduler, source connections, workers that verify, finders of holders, report of a completed download | serve |
 //! | [`tracker_client`] | announcer (UDP), session (TCP), lookup, selection of files, tickets | transfer chunks |
 //! | [`discovery`] | search for files, trackers and managers in the local network | connect to what was found |
 //! | [`upload`] | server, offered files, subscribers, relay of partial chunks, rate limit | decide which chunks to download |
@@ -55,8 +55,9 @@
 //!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
 //!   connections record in [`upload::receivers`] which peers download; the caller's thread shows them.
 //! - **Leecher** ([`roles::leecher`], [`download::job`], [`download::driver`]): downloads one file after another. The
-//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source has a `fetch` thread that receives,
-//!   verifies and stores, and a `fetch-ask` thread that sends requests. `find` looks for more holders
+//!   caller's thread owns the [`download::scheduler::DownloadScheduler`]. Each source brings a `fetch` thread that
+//!   receives, verifies and stores batches of chunks, and a `fetch-ask` thread that sends requests; with fewer sources than
+//!   cores, `verify` threads share the work of fast ones (`download/workers.rs`). `find` looks for more holders
 //!   ([`download::finder`]); `resume-file` writes the resume file. If the destination is a stream, `stream-out` writes to it
 //!   ([`storage::stream`]), and the leecher does not serve. Unless `--no-serve` is given, the leecher serves and announces
 //!   all its files like a seeder until no peer downloads from it any more. For a ticket, an `ask-tracker` thread for each
@@ -95,11 +96,11 @@
 //! 3. [`storage::PartFile`] opens a hidden file beside the target. Chunks that the resume file of an earlier run marks as
 //!    verified are neither downloaded nor hashed again. Other destinations ([`download::destination`]) are a block device,
 //!    written in place, and a stream, for which only the chunks of a moving window are wanted, in order.
-//! 4. It connects to each holder. The holder sends its bitfield, and later each chunk that it receives.
+//! 4. It connects to the complete holders, and to few partial ones. A holder sends its bitfield, and later each chunk that
+//!    it receives. A complete holder is the root of four rings of the downloading peers ([`swarm::rings`]): it tells each
+//!    of them its predecessors, and sends each chunk once, to different peers.
 //! 5. [`swarm::picker::Picker`] selects the next chunk and its source: rarest first, each chunk from one source at a time;
-//!    in the endgame, late chunks are requested from a second source. If one peer has all the chunks that the others need,
-//!    it arranges them in a line, or in trees if they are many ([`swarm::trees`]); each peer then requests chunks from its
-//!    predecessor, as long as the predecessor is fast enough.
+//!    in the endgame, late chunks are requested from a second source.
 //! 6. The thread of the source receives a chunk, hashes it, compares the digest with the manifest, and only then stores it
 //!    and announces it to subscribers. A source that sent a corrupt chunk is banned; its outstanding chunks are requested
 //!    from other sources. It is told, and hashes the chunk again: its file may have changed unnoticed.
@@ -164,7 +165,7 @@
 //! | tickets, and arguments that name files | [`tracker_client::ticket`], [`tracker_client::selection`] |
 //! | live peers, the holders in a response | [`swarm::registry`] |
 //! | the agreed hash of a chunk | [`swarm::agreement`] |
-//! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::trees`], [`swarm::super_seeding`] |
+//! | the next chunk to request, and its source | [`swarm::picker`], [`swarm::rings`], [`swarm::super_seeding`] |
 //! | the location of replicas, the order of repair | [`swarm::replication`] |
 //! | commands of the owner of a tracker | [`swarm::command`], [`tracker::control`] |
 //! | the tracker's own disk | [`tracker::executor`] |

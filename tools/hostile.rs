@@ -181,7 +181,7 @@ impl Hostile {
             let refuse =
                 |index| PeerResponse::Error { code: ErrorCode::NotHere, text: "no".to_owned(), index };
             let response = match request {
-                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION },
+                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION, site: None },
                 PeerRequest::Ping => PeerResponse::Pong,
                 PeerRequest::Prove { file, index, holder, nonce } => {
                     match self.prove(file, index, holder, nonce) {

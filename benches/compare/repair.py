@@ -86,7 +86,7 @@ def measure(options):
         held = {volunteer["name"]: volunteer["chunks"] for volunteer in told["volunteers"]}
         counts = list(held.values())
         victim = max(held, key=held.get)
-        lost = held[victim] * 512 * 1024
+        lost = held[victim] * min(512 * 1024, max(64 * 1024, 1 << (size * MEBIBYTE // 4096 - 1).bit_length()))
         os.kill(volunteers[victim].pid, 9)
         killed = time.monotonic()
         wait("away", lambda: True, lambda _: logged(log, f"{victim} is away with "), 60, 0.02)

@@ -51,14 +51,36 @@ class Network:
                 self.settings.append((path, before))
                 write(path, NEIGHBOURS_LEAST)
 
-    def host(self, number, up=None, down=None):
-        """A host with address 10.77.x.y; returns its namespace and address."""
-        name, address = f"{self.prefix}-{number}", f"10.77.{number // 250}.{number % 250 + 1}"
+    def sites(self, count, rate):
+        """A bridge for each of several sites, each joined to the middle by a link of this rate, Mbit/s; two sites share one."""
+        for site in range(count):
+            run("ip", "-n", self.hub, "link", "add", f"site{site}", "type", "bridge")
+            run("ip", "-n", self.hub, "link", "set", f"site{site}", "up")
+        pairs = [("site0", "site1")] if count == 2 else [(f"site{site}", "bridge") for site in range(count)]
+        for number, (one, other) in enumerate(pairs):
+            ends = [(f"out{number}", one), (f"in{number}", other)]
+            run("ip", "-n", self.hub, "link", "add", ends[0][0], "type", "veth", "peer", "name", ends[1][0])
+            for end, bridge in ends:
+                run("ip", "-n", self.hub, "link", "set", end, "master", bridge, "up")
+                run("tc", "-n", self.hub, "qdisc", "add", "dev", end, "root", "tbf", "rate", f"{rate}mbit", "burst",
+                    self.burst, "latency", self.latency)
+
+    def crossed(self, site, count):
+        """Bytes that have been sent into a site from the others."""
+        device = "out0" if count == 2 and site == 1 else f"in{site}"
+        path = f"/sys/class/net/{device}/statistics/tx_bytes"
+        return int(run("ip", "netns", "exec", self.hub, "cat", path))
+
+    def host(self, number, up=None, down=None, site=None):
+        """A host with address 10.77.x.y, in a site with x of its own; returns its namespace and address."""
+        name = f"{self.prefix}-{number}"
+        address = f"10.77.{number // 250 if site is None else 100 + site}.{number % 250 + 1}"
+        bridge = "bridge" if site is None else f"site{site}"
         self.names.append(name)
         run("ip", "netns", "add", name)
         end = f"port{number}"
         run("ip", "link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", end, "netns", self.hub)
-        run("ip", "-n", self.hub, "link", "set", end, "master", "bridge", "up")
+        run("ip", "-n", self.hub, "link", "set", end, "master", bridge, "up")
         run("ip", "-n", name, "addr", "add", f"{address}/16", "dev", "eth0")
         for link in ("lo", "eth0"):
             run("ip", "-n", name, "link", "set", link, "up")

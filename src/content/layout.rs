@@ -86,8 +86,9 @@ pub enum Layout {
 impl Layout {
     /// A layout of equal chunks of `chunk_size` bytes.
     ///
-    /// With `None`, the chunk size is the default, doubled until the file has at most
-    /// [`limits::DEFAULT_CHUNKS_MAX`] chunks.
+    /// With `None`, the chunk size is a function of the size alone: the largest power of two with which the file has at
+    /// least half of [`limits::DEFAULT_CHUNKS_MIN`] chunks, from [`limits::CHUNK_SIZE`] to [`limits::CHUNK_SIZE_LARGE`];
+    /// above, it is doubled until the file has at most [`limits::DEFAULT_CHUNKS_MAX`] chunks.
     ///
     /// # Errors
     /// The chunk size is not a power of two within the limits, or the file has too many chunks.
@@ -195,7 +196,8 @@ impl Layout {
 }
 
 fn default_chunk_size(size: u64) -> u32 {
-    let mut chunk_size = limits::CHUNK_SIZE;
+    let wanted = size.div_ceil(limits::DEFAULT_CHUNKS_MIN).min(limits::CHUNK_SIZE_LARGE.into()) as u32;
+    let mut chunk_size = wanted.next_power_of_two().max(limits::CHUNK_SIZE);
     while chunk_size < limits::CHUNK_SIZE_MAX && size.div_ceil(chunk_size.into()) > limits::DEFAULT_CHUNKS_MAX
     {
         chunk_size *= 2;
@@ -238,10 +240,11 @@ mod tests {
     #[test]
     fn the_default_chunk_size_grows_with_the_file() {
         let chunk_size = |size| Layout::even(size, None).unwrap().chunk_size();
-        let largest = u64::from(limits::CHUNK_SIZE) * limits::DEFAULT_CHUNKS_MAX;
-        assert_eq!(chunk_size(10 << 30), limits::CHUNK_SIZE);
-        assert_eq!(chunk_size(largest), limits::CHUNK_SIZE);
-        assert_eq!(chunk_size(largest + 1), 2 * limits::CHUNK_SIZE);
+        let largest = u64::from(limits::CHUNK_SIZE_LARGE) * limits::DEFAULT_CHUNKS_MAX;
+        let sizes = [0, 1, 256 << 20, (256 << 20) + 1, 512 << 20, 1 << 30, (1 << 30) + 1, 10 << 30];
+        assert_eq!(sizes.map(|size| chunk_size(size) >> 10), [64, 64, 64, 128, 128, 256, 512, 512]);
+        assert_eq!(chunk_size(largest), limits::CHUNK_SIZE_LARGE);
+        assert_eq!(chunk_size(largest + 1), 2 * limits::CHUNK_SIZE_LARGE);
         assert_eq!(chunk_size(1 << 40), 16 * 1024 * 1024);
         assert_eq!(chunk_size(1 << 43), limits::CHUNK_SIZE_MAX);
     }

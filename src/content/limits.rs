@@ -9,7 +9,7 @@ use std::time::Duration;
 // Version and addresses
 
 /// Protocol version, sent in the handshake of each connection and in each datagram.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Default address of a tracker, TCP and UDP; peers connect to it unless told otherwise.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
 /// Default listen address of a manager, TCP and UDP.
@@ -33,8 +33,13 @@ pub const TRACKER_NAME: &str = "P2PTracker";
 
 // Chunks and files
 
-/// Default chunk size, bytes; doubled for large files, see [`DEFAULT_CHUNKS_MAX`].
-pub const CHUNK_SIZE: u32 = 512 * 1024;
+/// Default chunk size of files up to 256 MiB, bytes. The start and the end of a fan-out cost a fixed number of chunk
+/// times; smaller chunks cost more messages and hashing calls.
+pub const CHUNK_SIZE: u32 = 64 * 1024;
+/// Default chunk size of files above 1 GiB, bytes; doubled for large files, see [`DEFAULT_CHUNKS_MAX`].
+pub const CHUNK_SIZE_LARGE: u32 = 512 * 1024;
+/// Number of chunks from which the default chunk size grows, up to [`CHUNK_SIZE_LARGE`].
+pub const DEFAULT_CHUNKS_MIN: u64 = 4_096;
 /// Smallest chunk size of a file, bytes.
 pub const CHUNK_SIZE_MIN: u32 = 16 * 1024;
 /// Largest chunk of a file, bytes; it is received in memory.
@@ -387,11 +392,10 @@ pub const PIPELINE_MIN: usize = 2;
 ///
 /// Enough for two batches in the verifier and one on the way.
 pub const PIPELINE_BATCHES_MAX: usize = 3;
-/// Chunk time in flight to a fast source, for each chunk that the verifier hashes at once: the source gets as many requests
-/// as it answers in this time.
-///
-/// Measured with 4 and with 16 chunks: below it batches are not full, above it there is no gain. Limited by
-/// [`PIPELINE_BATCHES_MAX`].
+/// Requests in flight to a fast source, at least, when the missing chunks are shared between the sources.
+pub const PIPELINE_SHARE_MIN: usize = 12;
+/// Chunk time in flight to a source with a short RTT whose chunks take longer than [`VERIFY_PAUSE_MAX`], for each chunk
+/// that the verifier hashes at once: the source gets as many requests as it answers in this time.
 pub const PIPELINE_BATCH_TIME_MAX: Duration = Duration::from_micros(1_250);
 /// Requests in flight to a source with a long RTT: up to the number that it answers in two RTTs.
 pub const PIPELINE_LONG_RTT_MAX: usize = 16;
@@ -409,20 +413,27 @@ pub const ENDGAME_COPIES_MAX: usize = 3;
 pub const UNREQUESTED_ARRIVALS_MAX: u32 = 16;
 /// Shortest interval between two `got` messages to a subscriber.
 pub const GOT_INTERVAL: Duration = Duration::from_millis(100);
+/// Ranges of chunks in one `next` message, so that it fits in a frame.
+pub const NEXT_RANGES_MAX: usize = 2_048;
 /// Peers in one `peers` message: earlier subscribers of the same file.
 pub const NAMED_PEERS_MAX: usize = 64;
 
 // Hashing and storage
 
-/// Threads that verify and store chunks beside those of the sources; at most one for each core.
-pub const VERIFY_HELPERS_MAX: usize = 8;
+/// Workers up to which those of one download exceed its sources, to use all cores.
+pub const VERIFY_WORKERS_MAX: usize = 8;
 /// Longest time that a received chunk waits for others, to be verified in one batch.
-pub const VERIFY_BATCH_TIMEOUT: Duration = Duration::from_millis(2);
-/// Memory for chunks queued at the verifier threads, bytes.
-///
-/// While it is in use, and for chunks that do not fit in it, the thread of the source verifies its chunks
-/// itself.
-pub const VERIFY_MEMORY_BYTES: usize = 24 * 1024 * 1024;
+pub const VERIFY_BATCH_TIMEOUT: Duration = Duration::from_millis(20);
+/// Pause of a source after which a received chunk does not wait for others; also the chunk time below which a source is
+/// fast, so that its chunks are verified in batches.
+pub const VERIFY_PAUSE_MAX: Duration = Duration::from_millis(2);
+/// Rate from which a source is fast whatever its chunk time, bytes per second: a core verifies and stores at about four
+/// times this rate.
+pub const VERIFY_FAST_RATE: u64 = 256 * 1024 * 1024;
+/// Memory for the batches of chunks of one download, bytes. Without it each chunk is verified alone.
+pub const VERIFY_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// Chunks that are verified together, at least: fewer would take as long together as one by one.
+pub const VERIFY_BATCH_CHUNKS_MIN: usize = 3;
 /// Bytes of the chunks that one thread verifies together: 16 of the default size.
 pub const VERIFY_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Chunks hashed when an existing file is verified by a sample.

@@ -6,7 +6,7 @@
 
 use crate::content::fmt::counted;
 use crate::content::limits::{LOOKUP_INTERVAL, URGENT_LOOKUP_INTERVAL};
-use crate::content::{ChunkIndex, FileId, Manifest};
+use crate::content::{ChunkIndex, FileId, Manifest, PeerName};
 use crate::download::destination::Destination;
 use crate::download::events::{Job, SourceEvent};
 use crate::download::finder::Finder;
@@ -63,6 +63,8 @@ pub struct Download<'a> {
     pub relay: Option<Relay>,
     /// Port of this peer's upload server, if any.
     pub port: Option<u16>,
+    /// Name of the site of this peer, if its user has given it.
+    pub site: Option<PeerName>,
     /// Peers that have requested this file from this peer.
     pub discovered: Option<Receiver<DiscoveredPeer>>,
     /// Time without data after which the download fails.
@@ -121,6 +123,7 @@ fn run_with(
         finder,
         relay,
         port,
+        site,
         discovered,
         timeout,
         limit,
@@ -146,6 +149,7 @@ fn run_with(
         expected: manifest.clone(),
         sink: destination.clone(),
         port,
+        site,
         subscribe: true,
         limit,
         timeouts,
@@ -166,17 +170,14 @@ fn run_with(
         stall_logged: false,
         idle_since: None,
         corrupt_sources: 0,
-        deferred: Vec::new(),
         without_source: Arc::new(AtomicBool::new(true)),
     };
     let found = find_holders(finder, id, state.without_source.clone(), threads, work)?;
-    // A whole holder can serve at once, and may name the sources that this peer should use. If it does, connections to
-    // all other leechers that start at the same time would only cost time.
-    let KnownHolders { whole, partial } = holders;
-    state.deferred = if whole.is_empty() { Vec::new() } else { partial.clone() };
-    state.add_sources(if whole.is_empty() { partial } else { whole });
     if !all {
         state.scheduler.request_in_order();
+    }
+    state.add_sources(holders);
+    if !all {
         state.move_window();
     }
     let discovered = discovered.unwrap_or_else(never);
@@ -188,7 +189,7 @@ fn run_with(
 /// Channels that the thread of a download receives from. A closed one is replaced by one that is never ready.
 struct Inputs {
     received: Receiver<SourceEvent>,
-    found: Receiver<Vec<PeerAddress>>,
+    found: Receiver<KnownHolders>,
     discovered: Receiver<DiscoveredPeer>,
     destination_lost: Receiver<StoreError>,
     /// A message when the window of a stream has moved.
@@ -215,8 +216,6 @@ struct DownloadState<'a> {
     /// Time since which all chunks of the window are stored: the reader of the stream is slower than the sources.
     idle_since: Option<Moment>,
     corrupt_sources: usize,
-    /// Sources that are added at the first tick.
-    deferred: Vec<PeerAddress>,
     /// Whether no source is connected; the finder then looks more often.
     without_source: Arc<AtomicBool>,
 }
@@ -242,7 +241,10 @@ impl DownloadState<'_> {
                 }
                 recv(inputs.discovered) -> peer => {
                     match peer {
-                        Ok(peer) if peer.file == self.file => self.add_sources([peer.address.into()]),
+                        Ok(peer) if peer.file == self.file => {
+                            let partial = vec![peer.address.into()];
+                            self.add_sources(KnownHolders { partial, ..KnownHolders::default() });
+                        }
                         Ok(_) => {}
                         Err(_) => inputs.discovered = never(),
                     }
@@ -273,9 +275,10 @@ impl DownloadState<'_> {
         self.scheduler.want_window(added, is_last, self.clock.now())
     }
 
-    fn add_sources(&mut self, holders: impl IntoIterator<Item = PeerAddress>) {
+    fn add_sources(&mut self, KnownHolders { whole, partial }: KnownHolders) {
         let now = self.clock.now();
-        holders.into_iter().for_each(|holder| self.scheduler.add_source(holder, now));
+        whole.into_iter().for_each(|holder| self.scheduler.add_source(holder, true, now));
+        partial.into_iter().for_each(|holder| self.scheduler.add_source(holder, false, now));
     }
 
     fn tick(&mut self) -> Result<Vec<SchedulerEvent>, RoleError> {
@@ -291,8 +294,6 @@ impl DownloadState<'_> {
         if !paused.is_zero() {
             log::info!("the process was stopped for {} s; the download continues", paused.as_secs());
         }
-        let deferred = std::mem::take(&mut self.deferred);
-        self.add_sources(deferred);
         let events = self.scheduler.tick(now);
         // A chunk can take longer than any timeout: each of its bytes is progress.
         if self.scheduler.received_at() > self.last_arrival {
@@ -397,8 +398,8 @@ fn find_holders(
     without_source: Arc<AtomicBool>,
     threads: &Threads,
     work: &Shutdown,
-) -> std::io::Result<Receiver<Vec<PeerAddress>>> {
-    let (found, finding): (Sender<Vec<PeerAddress>>, _) = bounded(1);
+) -> std::io::Result<Receiver<KnownHolders>> {
+    let (found, finding): (Sender<KnownHolders>, _) = bounded(1);
     let work = work.clone();
     let mut is_logged = false;
     threads.spawn("find", move || {
@@ -412,8 +413,10 @@ fn find_holders(
             match finder.find(&query, &work) {
                 Ok(files) => {
                     is_logged = false;
-                    let holders = files.into_iter().flat_map(|file| [file.whole, file.partial]).flatten();
-                    let _ = found.try_send(holders.collect());
+                    let (whole, partial): (Vec<_>, Vec<_>) =
+                        files.into_iter().map(|file| (file.whole, file.partial)).unzip();
+                    let (whole, partial) = (whole.concat(), partial.concat());
+                    let _ = found.try_send(KnownHolders { whole, partial });
                 }
                 Err(error) if !is_logged && !work.is_stopped() => {
                     is_logged = true;

@@ -1,8 +1,7 @@
 //! Events of a download's sources, their errors, and the job that all sources of a download share.
 
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::{RateLimit, StreamError, Timeouts};
-use crate::protocol::peer::Upstream;
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::picker::SourceId;
 use crate::upload::relay::Relay;
@@ -47,6 +46,8 @@ pub struct Job {
     pub relay: Option<Relay>,
     /// Port on which this peer serves; sources learn it from the hello and can download from this peer.
     pub port: Option<u16>,
+    /// Name of the site of this peer, if its user has given it.
+    pub site: Option<PeerName>,
     /// Whether sources report their own chunks with a bitfield. If not, only
     /// [`DownloadScheduler::source_has`](super::scheduler::DownloadScheduler::source_has) does.
     pub subscribe: bool,
@@ -78,14 +79,27 @@ pub struct SourceEvent {
 pub(super) enum SourceUpdate {
     Connected {
         have: Option<Bitfield>,
-        upstreams: Vec<Upstream>,
+        /// Number of members of the rings that the source keeps, if it is a root.
+        members: Option<u32>,
+        /// Whether the source is in the site of this peer.
+        is_near: bool,
         rtt: Duration,
     },
     Has(Vec<ChunkIndex>),
-    Hints(Vec<ChunkIndex>),
-    Upstream(Upstream),
+    /// The source begins to receive the chunk.
+    Receives(ChunkIndex),
+    /// The source sends a chunk of its choice.
+    Gives(ChunkIndex),
+    /// The predecessor in a ring of the source.
+    Place {
+        ring: usize,
+        peer: SocketAddr,
+    },
+    /// The source has sent each chunk.
+    Spent,
     Peers(Vec<SocketAddr>),
-    Stored(Arrival),
+    /// Chunks that were verified together.
+    Stored(Vec<Arrival>),
     /// The source does not have the chunk.
     Refused(ChunkIndex),
     /// The source cannot send the chunk now.

@@ -314,6 +314,7 @@ pub fn interrupted() -> RoleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::limits::PROTOCOL_VERSION;
     use std::net::SocketAddr;
 
     fn address(number: u16) -> SocketAddr {
@@ -364,7 +365,7 @@ mod tests {
             let mut reader = FrameReader::new(stream.clone());
             let mut writer = FrameWriter::new(stream).unwrap();
             let _: PeerRequest = reader.message(ANSWER_TIMEOUT).unwrap();
-            writer.send(&PeerResponse::Hello { version: crate::content::limits::PROTOCOL_VERSION }).unwrap();
+            writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }).unwrap();
             let _: PeerRequest = reader.message(ANSWER_TIMEOUT).unwrap();
             let list = serde_json::to_vec(&[offered(1, 4)]).unwrap();
             writer.send_with(&PeerResponse::Files { count: 1, length: list.len() as u64 }, &list).unwrap();

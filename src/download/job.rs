@@ -6,7 +6,7 @@
 
 use crate::content::fmt::counted;
 use crate::content::limits::{RESULT_TARGET, VERIFY_SAMPLE_COUNT};
-use crate::content::{FileName, Manifest, Md5};
+use crate::content::{FileName, Manifest, Md5, PeerName};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
 use crate::download::finder::{Finder, interrupted};
@@ -380,6 +380,8 @@ pub struct ServingContext {
     pub relay: Option<Relay>,
     /// Port of the upload server, if any.
     pub port: Option<u16>,
+    /// Name of the site of this peer, if its user has given it.
+    pub site: Option<PeerName>,
     /// Peers that have requested this file from this peer.
     pub discovered: Option<Receiver<DiscoveredPeer>>,
 }
@@ -408,6 +410,7 @@ pub fn complete(
         finder,
         relay: serving.relay,
         port: serving.port,
+        site: serving.site,
         discovered: serving.discovered,
         timeout: order.timeout,
         limit: order.limit.clone(),

@@ -8,14 +8,12 @@
 //! banned; a lost source is retried with backoff.
 
 mod refusals;
-mod upstreams;
+mod rings;
 
 use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use super::source::{FragmentCount, SourceCommand, SourceReader};
-#[cfg(test)]
-use super::staging;
+use super::source_reader::{FragmentCount, Source, SourceCommand};
 use super::summary::Tally;
-use super::verifier::Verifier;
+use super::workers::Workers;
 use crate::content::fmt::counted;
 use crate::content::limits::{
     CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
@@ -28,15 +26,14 @@ use crate::storage::StoreError;
 use crate::swarm::Moment;
 use crate::swarm::backoff::Backoff;
 use crate::swarm::picker::{Picker, SourceId};
-use crate::swarm::trees::STRIPES;
 use crossbeam_channel::{Sender, bounded};
 use refusals::Refusals;
+use rings::RingMember;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use upstreams::Upstreams;
 
 /// Largest number of addresses kept as possible sources.
 const CANDIDATES_MAX: usize = 4_096;
@@ -48,9 +45,6 @@ const FAILURES_MAX: u32 = 8;
 const OFFENCES_MAX: u32 = 3;
 /// A source that has not sent its bitfield for this time is logged when the download ends without it.
 const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connection attempts per tick while the download has a predecessor (attempts to predecessors are not
-/// limited).
-const STARTS_PER_TICK_MAX: usize = 1;
 /// Interval between calls of [`DownloadScheduler::tick`].
 pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -88,8 +82,17 @@ struct Candidate {
     offences: u32,
     /// Chunks of this source as reported by the owner ([`DownloadScheduler::source_has`]).
     reported: Bitfield,
+    /// Whether it is said to have the whole file.
+    is_complete: bool,
     /// Bytes of corrupt chunks so far.
     bad_bytes: u64,
+}
+
+impl Candidate {
+    /// Whether it may be connected to now.
+    fn is_due(&self, now: Moment) -> bool {
+        matches!(self.link, CandidateState::Idle(at) if at <= now)
+    }
 }
 
 struct ActiveSource {
@@ -104,6 +107,11 @@ struct ActiveSource {
     heard: usize,
     /// Chunks that it could not send.
     refusals: Refusals,
+    /// Whether it is in the site of this peer.
+    is_near: bool,
+    /// Whether it is a root that has not sent each chunk, and the chunks that were reported to it.
+    has_unsent: bool,
+    told: Bitfield,
     shutdown: Shutdown,
 }
 
@@ -123,13 +131,12 @@ pub struct DownloadScheduler {
     random: fastrand::Rng,
     events: Sender<SourceEvent>,
     threads: Threads,
-    verifier: Verifier,
+    workers: Workers,
     shutdown: Shutdown,
     /// Events that have not been returned to the owner.
     reports: Vec<SchedulerEvent>,
-    upstreams: Upstreams,
-    /// Connection attempts left until the next tick, while the download has a predecessor.
-    starts_left: usize,
+    /// Membership in the rings of a root; `None` if sources send no bitfield: then all of them are connected to.
+    rings: Option<RingMember>,
     /// Last tick before which bytes of a chunk arrived.
     received_at: Moment,
     /// Sources whose loss was logged since they were last connected, up to [`LOGGED_LOSSES_MAX`].
@@ -156,7 +163,8 @@ impl DownloadScheduler {
         }
         Self {
             longest: job.longest,
-            verifier: Verifier::new(job.clone(), events.clone(), threads, &shutdown),
+            workers: Workers::new(threads),
+            rings: job.subscribe.then(|| RingMember::new(&job)),
             job,
             picker,
             candidates: BTreeMap::new(),
@@ -168,8 +176,6 @@ impl DownloadScheduler {
             threads: threads.clone(),
             shutdown,
             reports: Vec::new(),
-            upstreams: Upstreams::default(),
-            starts_left: STARTS_PER_TICK_MAX,
             received_at: Moment::ZERO,
             logged_losses: HashSet::new(),
             tally: Tally::default(),
@@ -256,9 +262,13 @@ impl DownloadScheduler {
         }
     }
 
-    /// Adds a possible source. It is connected to as soon as a connection is free.
-    pub fn add_source(&mut self, address: impl Into<PeerAddress>, now: Moment) {
-        self.note_source(address.into(), now);
+    /// Adds a possible source. A complete one is connected to as soon as a connection is free; others when they are
+    /// needed ([`rings`](crate::swarm::rings)), or, without rings, as soon as a connection is free.
+    pub fn add_source(&mut self, address: impl Into<PeerAddress>, is_complete: bool, now: Moment) {
+        let address = self.note_source(address.into(), now);
+        if let Some(candidate) = self.candidates.get_mut(&address) {
+            candidate.is_complete |= is_complete;
+        }
         self.connect(now);
     }
 
@@ -277,6 +287,7 @@ impl DownloadScheduler {
                 failures: 0,
                 offences: 0,
                 reported: Bitfield::none(self.job.count),
+                is_complete: false,
                 bad_bytes: 0,
             };
             self.candidates.insert(key, candidate);
@@ -306,7 +317,7 @@ impl DownloadScheduler {
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.reported.insert(index);
             if let CandidateState::Active(id) = candidate.link {
-                self.picker.source_has(id, index, now);
+                self.picker.source_has(id, index);
                 self.request_chunks(id, now);
             }
         }
@@ -317,39 +328,32 @@ impl DownloadScheduler {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<SchedulerEvent> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected { have, upstreams, rtt } => {
+            SourceUpdate::Connected { have, members, is_near, rtt } => {
                 self.connected_to(id, have, now);
                 self.picker.set_rtt(id, rtt);
-                self.follow(now);
-                upstreams.into_iter().for_each(|upstream| self.placed(id, upstream, now));
+                self.connected_member(id, members, is_near, now);
                 // Chunks of this source may be the ones that the other sources do not have.
                 self.request_from_all(now);
             }
             SourceUpdate::Has(chunks) => {
                 self.trace_announced(id, chunks.len());
-                chunks.into_iter().for_each(|index| self.picker.source_has(id, index, now));
+                chunks.into_iter().for_each(|index| self.picker.source_has(id, index));
                 self.request_chunks(id, now);
             }
-            SourceUpdate::Hints(chunks) => {
-                self.picker.hint(id, &chunks);
+            SourceUpdate::Receives(index) => {
+                self.picker.source_receives(id, index);
                 self.request_chunks(id, now);
             }
-            SourceUpdate::Upstream(upstream) => {
-                self.placed(id, upstream, now);
-                self.request_from_all(now);
+            SourceUpdate::Gives(index) => self.given(id, index, now),
+            SourceUpdate::Place { ring, peer } => self.placed(id, ring, peer, now),
+            SourceUpdate::Spent => self.spent(id, now),
+            SourceUpdate::Peers(peers) => {
+                peers.into_iter().for_each(|peer| _ = self.note_source(peer.into(), now));
+                self.connect(now);
             }
-            SourceUpdate::Peers(peers) => peers.into_iter().for_each(|peer| self.add_source(peer, now)),
-            SourceUpdate::Stored(arrival) => {
-                let is_new = self.picker.arrived(id, arrival.index, now);
-                self.note_stored(id, arrival, is_new, now);
-                // Only a delivered chunk resets the backoff; a successful connection does not.
-                if let Some(live) = self.live.get_mut(&id) {
-                    live.refusals.sent(arrival.index);
-                    if let Some(candidate) = self.candidates.get_mut(&live.address) {
-                        candidate.backoff.reset();
-                    }
-                }
-                self.reports.push(SchedulerEvent::Stored(arrival, is_new));
+            SourceUpdate::Stored(arrivals) => {
+                self.stored(id, &arrivals, now);
+                self.delivered(id);
                 self.request_chunks(id, now);
             }
             SourceUpdate::Refused(index) => {
@@ -365,6 +369,23 @@ impl DownloadScheduler {
     fn trace_announced(&self, id: SourceId, chunks: usize) {
         if let Some(live) = self.live.get(&id) {
             log::trace!("{} announced {}", live.address, counted(chunks as u64, "chunk"));
+        }
+    }
+
+    /// Records chunks that arrived together.
+    fn stored(&mut self, id: SourceId, arrivals: &[Arrival], now: Moment) {
+        let chunks: Vec<ChunkIndex> = arrivals.iter().map(|arrival| arrival.index).collect();
+        let are_new = self.picker.arrived_together(id, &chunks, now);
+        for (arrival, is_new) in arrivals.iter().zip(are_new) {
+            self.note_stored(id, *arrival, is_new, now);
+            // Only a delivered chunk resets the backoff; a successful connection does not.
+            if let Some(live) = self.live.get_mut(&id) {
+                live.refusals.sent(arrival.index);
+                if let Some(candidate) = self.candidates.get_mut(&live.address) {
+                    candidate.backoff.reset();
+                }
+            }
+            self.reports.push(SchedulerEvent::Stored(*arrival, is_new));
         }
     }
 
@@ -386,12 +407,10 @@ impl DownloadScheduler {
         } else if self.free_slots() == 0 {
             self.replace_useless_source(now);
         }
-        self.starts_left = STARTS_PER_TICK_MAX;
         self.note_received(now);
         self.retry_refused(now);
+        self.check_standing(now);
         self.connect(now);
-        self.overtake(now);
-        self.name_slow();
         self.request_from_all(now);
         std::mem::take(&mut self.reports)
     }
@@ -413,7 +432,7 @@ impl DownloadScheduler {
     fn retry_refused(&mut self, now: Moment) {
         for (id, live) in &mut self.live {
             for index in live.refusals.take_due(now) {
-                self.picker.source_has(*id, index, now);
+                self.picker.source_has(*id, index);
             }
         }
     }
@@ -462,8 +481,7 @@ impl DownloadScheduler {
         if self.picker.unavailable().next().is_none() {
             return;
         }
-        let is_due = |candidate: &Candidate| matches!(candidate.link, CandidateState::Idle(at) if at <= now);
-        if !self.candidates.values().any(is_due) {
+        if !self.candidates.values().any(|candidate| candidate.is_due(now)) {
             return;
         }
         let useless = self.live.iter().find(|(id, live)| live.connected && !self.picker.is_useful(**id));
@@ -472,7 +490,7 @@ impl DownloadScheduler {
         {
             live.shutdown.trigger();
             self.picker.remove_source(id);
-            self.upstreams.lose(id);
+            self.lost_member(id, live.address, true);
             if let Some(candidate) = self.candidates.get_mut(&live.address) {
                 candidate.link = CandidateState::Idle(now + RETRY_MAX);
             }
@@ -481,7 +499,7 @@ impl DownloadScheduler {
 
     /// Disconnects from all sources; they are connected to again when a chunk is wanted.
     fn disconnect_all(&mut self, now: Moment) {
-        self.upstreams.clear();
+        self.rings = self.rings.is_some().then(|| RingMember::new(&self.job));
         for (id, live) in self.live.drain() {
             live.shutdown.trigger();
             self.picker.remove_source(id);
@@ -508,11 +526,10 @@ impl DownloadScheduler {
 
     fn lost(&mut self, id: SourceId, error: SourceError, now: Moment) {
         self.picker.remove_source(id);
-        self.upstreams.lose(id);
         let Some(live) = self.live.remove(&id) else { return };
         live.shutdown.trigger();
-        self.follow(now);
         let address = live.address;
+        self.lost_member(id, address, live.connected);
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match error {
             SourceError::Store(error) => self.reports.push(SchedulerEvent::Failed(error)),
@@ -568,61 +585,46 @@ impl DownloadScheduler {
     }
 
     fn connect(&mut self, now: Moment) {
-        // With a predecessor further sources are not urgent, and many leechers that start together would
-        // delay each other.
-        let slots = if self.upstreams.is_kept() {
-            self.free_slots().min(self.starts_left)
-        } else {
-            self.free_slots()
-        };
-        if slots == 0 || self.is_complete() || self.shutdown.is_stopped() {
+        if self.is_complete() || self.shutdown.is_stopped() {
             return;
         }
-        let subscribe = self.job.subscribe;
+        if self.rings.is_some() {
+            return self.connect_members(now);
+        }
         let due = self.candidates.iter().filter(|(_, candidate)| {
             // A source without a bitfield is useful only if the owner has reported chunks of it.
-            matches!(candidate.link, CandidateState::Idle(at) if at <= now)
-                && (subscribe || candidate.reported.held() > 0)
+            candidate.is_due(now) && candidate.reported.held() > 0
         });
         let mut due: Vec<SocketAddr> = due.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut due);
-        due.into_iter().take(slots).for_each(|address| self.start(address, now));
-    }
-
-    /// Connects to a known address, even above the limit of sources by one connection per stripe.
-    fn reach(&mut self, address: SocketAddr, now: Moment) {
-        let link = self.candidates.get(&address).map(|candidate| &candidate.link);
-        let is_due = matches!(link, Some(CandidateState::Idle(at)) if *at <= now);
-        let has_slot = self.live.len() < self.sources_max() + STRIPES;
-        if is_due && has_slot && !self.is_complete() && !self.shutdown.is_stopped() {
-            self.start(address, now);
-        }
+        due.into_iter().take(self.free_slots()).for_each(|address| self.start(address, now));
     }
 
     fn start(&mut self, address: SocketAddr, now: Moment) {
         let id = SourceId(self.next);
         self.next += 1;
-        self.upstreams.begin(now);
-        self.starts_left = self.starts_left.saturating_sub(1);
+        if let Some(rings) = &mut self.rings {
+            rings.begin(now);
+        }
         // Never full: requests in flight to a source are limited by the pipeline depth.
         let (commands, queued) = bounded(PIPELINE_BATCHES_MAX * HASH_LANES_MAX * 2);
         let shutdown = self.shutdown.child();
-        let (job, events, verifier) = (self.job.clone(), self.events.clone(), self.verifier.clone());
+        let (job, events, workers) = (self.job.clone(), self.events.clone(), self.workers.clone());
         let pieces = FragmentCount::default();
         let (counted, ended) = (pieces.clone(), shutdown.clone());
         let addresses =
             self.candidates.get(&address).map_or(address.into(), |candidate| candidate.address.clone());
-        let reader = SourceReader {
+        let source = Source {
             id,
             address: addresses,
             job,
             events,
-            verifier,
             fragments: counted,
             shutdown: ended,
+            download: self.shutdown.clone(),
+            failure: Mutex::default(),
         };
-        let threads = self.threads.clone();
-        let spawned = self.threads.spawn("fetch", move || reader.run(queued, &threads));
+        let spawned = self.threads.spawn("fetch", move || workers.run(Arc::new(source), queued));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {
@@ -635,6 +637,9 @@ impl DownloadScheduler {
                     pieces,
                     heard: 0,
                     refusals: Refusals::default(),
+                    is_near: true,
+                    has_unsent: false,
+                    told: Bitfield::none(self.job.count),
                     shutdown,
                 };
                 self.live.insert(id, live);
@@ -655,9 +660,10 @@ impl DownloadScheduler {
     /// Fills the pipeline of a source with chunk requests.
     fn request_chunks(&mut self, id: SourceId, now: Moment) {
         let is_paused = self.live.get(&id).is_some_and(|live| live.refusals.is_paused(now));
-        if is_paused || self.awaits_word(id, now) {
+        if is_paused {
             return;
         }
+        self.request_next(id, now);
         while let Some(index) = self.picker.pick(id, now, &mut self.random) {
             let Some(live) = self.live.get(&id) else { return };
             if live.commands.try_send(SourceCommand::Chunk(index)).is_err() {

@@ -1,35 +1,22 @@
-//! Connection to one source of a download: a reader thread and a writer thread for requests.
+//! Connection to a peer: requests and their responses, one at a time.
 //!
-//! Received chunks are verified and stored by the download's `Verifier`, which has helper threads.
-//! Invariants: a response without a request is a protocol error; a corrupt chunk is the reported cause of a
-//! lost source, whatever else fails; after the loss of a source no further events of it are sent; every wait
-//! has a deadline.
+//! Every wait has a deadline.
 
-use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
-use super::verifier::{SourceVerifier, Verifier};
-use crate::content::digest::Hasher;
-use crate::content::limits::{
-    CHUNK_SIZE_MAX, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LARGE_CHUNK_BLOCK_BYTES, LIMITED_PART_BYTES,
-    NAMED_PEERS_MAX, PEER_LIST_MAX, PROTOCOL_VERSION,
-};
+use super::events::SourceError;
+use crate::content::limits::{CONNECT_TIMEOUT, PEER_LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
-use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts};
+use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Timeouts};
 use crate::protocol::payload::manifest_payload_length;
-use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::protocol::tokens::{KeyPrint, Nonce, ReportId};
 use crate::protocol::tracker::OfferedFile;
 use crate::protocol::{ErrorCode, PeerAddress};
-use crate::storage::LargeChunkOutcome;
-use crate::swarm::picker::SourceId;
-use crate::sync::lock;
+use crate::swarm::rings::Site;
 use crate::tracker_client::lookup::Query;
-use crossbeam_channel::{Receiver, Sender};
-use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Response of a volunteer to a demand for a proof.
@@ -45,15 +32,17 @@ pub enum ProofResponse {
 
 /// An open connection to a peer. Hello and the first request are sent together and so cost one RTT.
 pub struct PeerConnection {
-    reader: FrameReader,
-    writer: FrameWriter,
-    stream: Arc<TcpStream>,
+    pub(super) reader: FrameReader,
+    pub(super) writer: FrameWriter,
+    pub(super) stream: Arc<TcpStream>,
     /// Timeout until the first byte of a response.
-    stall: Duration,
+    pub(super) stall: Duration,
     /// Send time and timeout of the hello; `None` once it has been answered.
     hello: Option<(Instant, Duration)>,
     /// Lowest RTT measured so far.
-    rtt: Duration,
+    pub(super) rtt: Duration,
+    /// Site that the peer names in its hello, if any.
+    site: Option<PeerName>,
 }
 
 impl PeerConnection {
@@ -68,17 +57,17 @@ impl PeerConnection {
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
-        Self::open_within(CONNECT_TIMEOUT, address, port, timeouts, shutdown)
+        Self::open_within(CONNECT_TIMEOUT, address, (port, None), timeouts, shutdown)
     }
 
-    /// As [`open`](Self::open), with a shorter timeout for the connect to each address.
+    /// As [`open`](Self::open), with a shorter timeout for the connect to each address, and the site of this peer.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_within(
         timeout: Duration,
         address: &PeerAddress,
-        port: Option<u16>,
+        (port, site): (Option<u16>, Option<PeerName>),
         timeouts: Timeouts,
         shutdown: &Shutdown,
     ) -> Result<Self, SourceError> {
@@ -87,9 +76,9 @@ impl PeerConnection {
         let rtt = started.elapsed();
         let Timeouts { hello, stall, .. } = timeouts;
         let (reader, mut writer) = split(&stream, stall)?;
-        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port })?;
+        writer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port, site })?;
         let reader = reader.watching_address();
-        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt })
+        Ok(Self { reader, writer, stream, stall, hello: Some((Instant::now(), hello)), rtt, site: None })
     }
 
     /// Sends a request and reads the message that answers it.
@@ -100,11 +89,11 @@ impl PeerConnection {
     }
 
     /// Reads the response to hello if it has not been read yet.
-    fn await_hello(&mut self) -> Result<(), SourceError> {
+    pub(super) fn await_hello(&mut self) -> Result<(), SourceError> {
         let Some((since, timeout)) = self.hello else { return Ok(()) };
         match self.reader.message(timeout)? {
-            PeerResponse::Hello { version: PROTOCOL_VERSION } => {
-                self.hello = None;
+            PeerResponse::Hello { version: PROTOCOL_VERSION, site } => {
+                (self.hello, self.site) = (None, site);
                 // On a busy machine one of the two measurements (connect, hello) exceeds the RTT.
                 self.rtt = self.rtt.min(since.elapsed());
                 Ok(())
@@ -131,7 +120,7 @@ impl PeerConnection {
     ///
     /// # Errors
     /// The protocol version differs, the peer has no valid manifest of this file, or a chunk is above
-    /// [`CHUNK_SIZE_MAX`].
+    /// [`CHUNK_SIZE_MAX`](crate::content::limits::CHUNK_SIZE_MAX).
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
         let (manifest, _) = self.manifest_and_mode(file, shutdown)?;
         let fits = manifest.layout().check_fits_memory();
@@ -216,7 +205,7 @@ impl PeerConnection {
     }
 
     /// Reports a corrupt chunk over a new connection: the one that delivered it has been closed.
-    fn report_corrupt(
+    pub(super) fn report_corrupt(
         mut self,
         file: FileId,
         index: ChunkIndex,
@@ -284,20 +273,31 @@ impl PeerConnection {
         }
     }
 
-    /// Requests the bitfield of a file of `chunks` chunks and the predecessors, and subscribes to new chunks.
-    fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Vec<Upstream>), SourceError> {
+    /// Requests the bitfield of a file of `chunks` chunks, and subscribes to new chunks. Also returns the number of
+    /// members of the rings that the peer keeps, if any.
+    pub(super) fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Option<u32>), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
-            PeerResponse::Have { count, length, upstreams, .. }
+            PeerResponse::Have { count, length, members, .. }
                 if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
                 let have = Bitfield::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, upstreams))
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, members))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("no bitfield of this file".into())),
         }
+    }
+
+    /// Whether the peer is in the site of this peer, which has the `--site` name `own`, if any.
+    pub(super) fn is_near(&self, own: Option<&PeerName>) -> bool {
+        let (Ok(local), Ok(remote)) = (self.stream.local_addr(), self.stream.peer_addr()) else {
+            return true;
+        };
+        let site_of =
+            |name: Option<&PeerName>, address: SocketAddr| Site::of(name.map(PeerName::as_str), address.ip());
+        site_of(own, local) == site_of(self.site.as_ref(), remote)
     }
 }
 
@@ -315,329 +315,6 @@ fn manifest_payload(
     let mut payload = vec![0; length];
     reader.payload(&mut payload)?;
     Ok(payload)
-}
-
-/// Requests in flight to a source, with their send times, in order.
-#[derive(Clone, Default)]
-struct InFlight(Arc<Mutex<VecDeque<(ChunkIndex, Instant)>>>);
-
-impl InFlight {
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<(ChunkIndex, Instant)>> {
-        lock(&self.0)
-    }
-}
-
-/// Commands to the writer thread of a source.
-pub(super) enum SourceCommand {
-    Chunk(ChunkIndex),
-    /// Ask the root for another predecessor.
-    Overtake {
-        /// Index of the stripe.
-        stripe: u8,
-        /// Whether the present predecessor has been measured to be slow.
-        sure: bool,
-    },
-    /// Report a successor that receives slowly.
-    Slow(SocketAddr),
-}
-
-/// Number of chunk fragments received from a source.
-pub(super) type FragmentCount = Arc<AtomicUsize>;
-
-/// Reader thread of a source.
-pub(super) struct SourceReader {
-    pub id: SourceId,
-    pub address: PeerAddress,
-    pub job: Arc<Job>,
-    pub events: Sender<SourceEvent>,
-    pub verifier: Verifier,
-    pub fragments: FragmentCount,
-    pub shutdown: Shutdown,
-}
-
-impl SourceReader {
-    /// Runs until the source is lost or the download ends, and reports the cause.
-    pub fn run(self, commands: Receiver<SourceCommand>, threads: &Threads) {
-        let verifier = self.verifier.for_source(self.id, &self.shutdown);
-        let mut result = self.converse(commands, &verifier, threads);
-        // Wakes the writer thread.
-        self.shutdown.trigger();
-        // A corrupt chunk takes precedence over the error that ended the connection after it.
-        if let (Some(error), false) = (verifier.ended(), matches!(result, Err(SourceError::BadChunk { .. })))
-        {
-            result = Err(error);
-        }
-        let Err(error) = result else { return };
-        let corrupt = match error {
-            SourceError::BadChunk { index, .. } => Some(index),
-            _ => None,
-        };
-        self.report(SourceUpdate::Lost(error));
-        if let Some(index) = corrupt {
-            self.report_corrupt(index);
-        }
-    }
-
-    /// Tells the source that it sent a corrupt chunk: its file may have changed unnoticed. Best effort.
-    fn report_corrupt(&self, index: ChunkIndex) {
-        let shutdown = self.verifier.shutdown();
-        let reported = PeerConnection::open(&self.address, None, self.job.timeouts, shutdown)
-            .and_then(|connection| connection.report_corrupt(self.job.file, index, shutdown));
-        if let Err(error) = reported {
-            log::debug!("chunk {index} not reported to {} as corrupt: {error}", self.address);
-        }
-    }
-
-    fn report(&self, update: SourceUpdate) {
-        // Never blocks for long: the state thread drains these events as long as it lives and never waits for
-        // this thread.
-        let _ = self.events.send(SourceEvent { download: self.job.download, source: self.id, update });
-    }
-
-    fn converse(
-        &self,
-        commands: Receiver<SourceCommand>,
-        verifier: &SourceVerifier,
-        threads: &Threads,
-    ) -> Result<(), SourceError> {
-        let mut connection =
-            PeerConnection::open(&self.address, self.job.port, self.job.timeouts, &self.shutdown)?;
-        let stream = connection.stream.clone();
-        let _guard = self.shutdown.guard(&stream);
-        let (have, upstreams) = match self.job.subscribe {
-            true => {
-                let (have, upstreams) = connection.have(self.job.file, self.job.count)?;
-                (Some(have), upstreams)
-            }
-            false => {
-                connection.await_hello()?;
-                (None, Vec::new())
-            }
-        };
-        let PeerConnection { mut reader, mut writer, stall, rtt, .. } = connection;
-        if self.job.limit.is_some() {
-            reader.set_part_bytes_max(LIMITED_PART_BYTES);
-        }
-        self.report(SourceUpdate::Connected { have, upstreams, rtt });
-        let in_flight = InFlight::default();
-        let command_writer = CommandWriter {
-            file: self.job.file,
-            in_flight: in_flight.clone(),
-            shutdown: self.shutdown.clone(),
-        };
-        threads.spawn("fetch-ask", move || command_writer.run(&commands, &mut writer, &stream))?;
-        let mut buffer = Vec::new();
-        while !self.shutdown.is_stopped() {
-            match reader.message(stall) {
-                Ok(message) => self.take(message, &mut reader, &in_flight, verifier, &mut buffer)?,
-                Err(StreamError::TimedOut) => {}
-                Err(error) => return Err(error.into()),
-            }
-            // Also after a message: other messages do not extend the deadline of the oldest request.
-            self.check_stall(&in_flight)?;
-        }
-        Err(SourceError::Stopped)
-    }
-
-    /// Applies the stall timeout to the oldest request in flight. An idle connection is kept up by pings.
-    fn check_stall(&self, in_flight: &InFlight) -> Result<(), SourceError> {
-        match in_flight.queue().front() {
-            Some((_, since)) if since.elapsed() >= self.job.timeouts.stall => {
-                Err(StreamError::TimedOut.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn take(
-        &self,
-        message: PeerResponse,
-        reader: &mut FrameReader,
-        in_flight: &InFlight,
-        verifier: &SourceVerifier,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), SourceError> {
-        match message {
-            PeerResponse::Chunk { file, index, length } => {
-                let front = in_flight.queue().pop_front().map(|(index, _)| index);
-                if file != self.job.file || front != Some(index) {
-                    return Err(SourceError::Protocol(format!("chunk {index} came out of turn")));
-                }
-                let more = !in_flight.queue().is_empty();
-                self.chunk((index, length), more, reader, verifier, buffer)?;
-                // Responses come in order, so the time of the next request starts here.
-                if let Some((_, since)) = in_flight.queue().front_mut() {
-                    *since = Instant::now();
-                }
-                Ok(())
-            }
-            PeerResponse::Error { code, text, index } => {
-                let front = in_flight.queue().pop_front().map(|(index, _)| index);
-                match (front, index) {
-                    // The source no longer has the file at all.
-                    _ if self.job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
-                        Err(SourceError::Refused(format!("{text} ({})", describe(code))))
-                    }
-                    (Some(in_flight), Some(index)) if in_flight == index => {
-                        self.report(match code {
-                            ErrorCode::Busy | ErrorCode::Internal => {
-                                SourceUpdate::Unable { index, cause: text }
-                            }
-                            _ => {
-                                let (address, cause) = (&self.address, describe(code));
-                                log::info!("{address} refused chunk {index}: {text} ({cause})");
-                                SourceUpdate::Refused(index)
-                            }
-                        });
-                        Ok(())
-                    }
-                    _ => Err(SourceError::Refused(text)),
-                }
-            }
-            PeerResponse::Got { file, chunks } if file == self.job.file => {
-                self.report(SourceUpdate::Has(chunks));
-                Ok(())
-            }
-            PeerResponse::Coming { file, index } if file == self.job.file => {
-                self.report(SourceUpdate::Has(vec![index]));
-                Ok(())
-            }
-            PeerResponse::Hints { file, chunks } if file == self.job.file => {
-                self.report(SourceUpdate::Hints(chunks));
-                Ok(())
-            }
-            PeerResponse::Upstream { file, upstream } if file == self.job.file => {
-                self.report(SourceUpdate::Upstream(upstream));
-                Ok(())
-            }
-            PeerResponse::Peers { file, mut peers } if file == self.job.file => {
-                peers.truncate(NAMED_PEERS_MAX);
-                self.report(SourceUpdate::Peers(peers));
-                Ok(())
-            }
-            PeerResponse::Pong => Ok(()),
-            other => Err(SourceError::Protocol(format!("unexpected message {other:?}"))),
-        }
-    }
-
-    fn chunk(
-        &self,
-        (index, length): (ChunkIndex, u64),
-        more: bool,
-        reader: &mut FrameReader,
-        verifier: &SourceVerifier,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), SourceError> {
-        let Some((digest, expected)) = self.job.expected.expected(index) else {
-            return Err(SourceError::Protocol(format!("chunk {index} has no known digest")));
-        };
-        if length != expected {
-            let text = format!("chunk {index} came with {length} bytes instead of {expected}");
-            return Err(SourceError::Protocol(text));
-        }
-        if length > CHUNK_SIZE_MAX.into() {
-            let mut received = 0;
-            let result = self.large_chunk((index, length), digest, reader, &mut received);
-            self.job.large_chunk_bytes.fetch_sub(received, Ordering::Relaxed);
-            return result;
-        }
-        buffer.resize(length as usize, 0);
-        let relay = self.job.relay.as_ref();
-        let relay_writer = relay.and_then(|relay| relay.begin(self.job.file, index, buffer.len() as u32));
-        reader.payload_in_parts(buffer, |fragment| {
-            if let Some(relay_writer) = &relay_writer {
-                relay_writer.push(fragment);
-            }
-            self.received(fragment);
-        })?;
-        verifier.take(index, digest, buffer, relay_writer, more);
-        Ok(())
-    }
-
-    /// Counts a fragment, and waits as long as the download limit requires.
-    fn received(&self, fragment: &[u8]) {
-        self.fragments.fetch_add(1, Ordering::Relaxed);
-        if let Some(limit) = &self.job.limit {
-            limit.throttle(fragment.len() as u64, &self.shutdown);
-        }
-    }
-
-    /// Hashes and writes a chunk that is too large for the memory while it arrives, and stores it if its digest is right.
-    /// `received` counts its bytes.
-    fn large_chunk(
-        &self,
-        (index, length): (ChunkIndex, u64),
-        digest: Digest,
-        reader: &mut FrameReader,
-        received: &mut u64,
-    ) -> Result<(), SourceError> {
-        let mut chunk = self.job.sink.begin(index, digest, length)?;
-        let mut hasher = Hasher::new();
-        let mut buffer = vec![0; LARGE_CHUNK_BLOCK_BYTES];
-        while *received < length {
-            let block = &mut buffer[..(length - *received).min(LARGE_CHUNK_BLOCK_BYTES as u64) as usize];
-            reader.payload_in_parts(block, |fragment| self.received(fragment))?;
-            hasher.update(block);
-            chunk.write(block)?;
-            *received += block.len() as u64;
-            self.job.large_chunk_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
-        }
-        if hasher.finish() != digest {
-            return Err(SourceError::BadChunk { index, bytes: length });
-        }
-        self.report(match chunk.finish()? {
-            LargeChunkOutcome::Stored => SourceUpdate::Stored(Arrival { index, bytes: length }),
-            LargeChunkOutcome::Unwanted => SourceUpdate::Refused(index),
-            LargeChunkOutcome::TakenOver => {
-                SourceUpdate::Unable { index, cause: "another source sends it".to_owned() }
-            }
-        });
-        Ok(())
-    }
-}
-
-/// Describes an error code in words.
-fn describe(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::Changed => "changed",
-        ErrorCode::NotFound | ErrorCode::NotHere => "not found",
-        ErrorCode::Busy => "busy",
-        _ => "internal error",
-    }
-}
-
-/// Writer thread of a source.
-struct CommandWriter {
-    file: FileId,
-    in_flight: InFlight,
-    shutdown: Shutdown,
-}
-
-impl CommandWriter {
-    fn run(self, commands: &Receiver<SourceCommand>, writer: &mut FrameWriter, stream: &TcpStream) {
-        loop {
-            let sent = crossbeam_channel::select! {
-                recv(self.shutdown.signal()) -> _ => break,
-                recv(commands) -> command => match command {
-                    Ok(SourceCommand::Overtake { stripe, sure }) => {
-                        writer.send(&PeerRequest::Overtake { file: self.file, stripe, sure })
-                    }
-                    Ok(SourceCommand::Slow(peer)) => writer.send(&PeerRequest::Slow { file: self.file, peer }),
-                    Ok(SourceCommand::Chunk(index)) => {
-                        self.in_flight.queue().push_back((index, Instant::now()));
-                        writer.send(&PeerRequest::Chunk { file: self.file, index })
-                    }
-                    Err(_) => break,
-                },
-                default(KEEP_ALIVE_INTERVAL) => writer.send(&PeerRequest::Ping),
-            };
-            if sent.is_err() {
-                break;
-            }
-        }
-        // Ends the reader thread as well.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
-    }
 }
 
 #[cfg(test)]

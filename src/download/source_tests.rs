@@ -3,13 +3,15 @@
 use super::super::events::Expected as _;
 use super::*;
 use crate::net::Listener;
+use crate::net::Threads;
 use crate::storage::{ChunkSource, CompleteFile, Progress, StoreError, StoredChunk};
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 struct Fixture {

@@ -35,6 +35,7 @@ pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
         expected: Arc::new(Nothing),
         sink,
         port: None,
+        site: None,
         subscribe: true,
         limit: None,
         timeouts: Timeouts::default(),

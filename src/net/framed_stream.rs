@@ -8,13 +8,15 @@ use crate::protocol::Message;
 use crate::protocol::frame::{self, Decoder, FrameError};
 use rustix::net::SendFlags;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Size of the buffer for a read of message lines, bytes.
 const READ_BYTES: usize = 8 * 1024;
+/// Bytes behind the end of a payload that are read with it: the next message line, which then takes no read of its own.
+const READ_AHEAD_BYTES: usize = 256;
 /// Maximum number of bytes in one `sendfile` call: the rate limit and the deadline are checked between two calls.
 pub const SENDFILE_BYTES_MAX: u64 = 128 * 1024;
 /// Smallest part of a file that one `sendfile(2)` sends if the rate is limited, bytes.
@@ -158,7 +160,7 @@ impl FrameReader {
                 (true, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
             };
             let mut buffer = [0; READ_BYTES];
-            match self.read(wait, &mut buffer)? {
+            match self.read(wait, &mut [IoSliceMut::new(&mut buffer)])? {
                 0 if begun => return Err(StreamError::Truncated),
                 0 => return Err(StreamError::Closed),
                 count => self.decoder.feed(&buffer[..count]),
@@ -171,16 +173,18 @@ impl FrameReader {
     /// # Errors
     /// Any [`StreamError`], also for a payload that stalls or stays below the minimum rate.
     pub fn payload(&mut self, target: &mut [u8]) -> Result<(), StreamError> {
-        self.payload_in_parts(target, |_| {})
+        self.payload_in_parts(target, self.stall, |_| {})
     }
 
-    /// As [`payload`](Self::payload), and calls `on_part` with each part as it arrives.
+    /// As [`payload`](Self::payload), and calls `on_part` with each part as it arrives, and with an empty part when none
+    /// has arrived for the time `pause` for the first time.
     ///
     /// # Errors
     /// As [`payload`](Self::payload).
     pub fn payload_in_parts(
         &mut self,
         target: &mut [u8],
+        mut pause: Duration,
         mut on_part: impl FnMut(&[u8]),
     ) -> Result<(), StreamError> {
         let mut filled = self.decoder.take(target);
@@ -188,10 +192,24 @@ impl FrameReader {
         let mut rate = PayloadRate::new(Instant::now());
         while filled < target.len() {
             let end = target.len().min(filled.saturating_add(self.part_bytes_max));
-            let count = match self.read(self.stall, &mut target[filled..end])? {
-                0 => return Err(StreamError::Truncated),
-                count => count,
-            };
+            let mut ahead = [0; READ_AHEAD_BYTES];
+            let read_ahead = if end == target.len() { &mut ahead[..] } else { &mut [] };
+            let wait = pause.min(self.stall);
+            let count =
+                match self.read(wait, &mut [&mut target[filled..end], read_ahead].map(IoSliceMut::new)) {
+                    Err(StreamError::TimedOut) if pause < self.stall => {
+                        on_part(&[]);
+                        pause = self.stall;
+                        continue;
+                    }
+                    Ok(0) => return Err(StreamError::Truncated),
+                    count => count?,
+                };
+            let after = count.saturating_sub(end - filled);
+            if after > 0 {
+                self.decoder.feed(&ahead[..after]);
+            }
+            let count = count - after;
             let read_at = Instant::now();
             on_part(&target[filled..filled + count]);
             filled += count;
@@ -205,7 +223,7 @@ impl FrameReader {
     }
 
     /// Reads within a time.
-    fn read(&mut self, wait: Duration, target: &mut [u8]) -> Result<usize, StreamError> {
+    fn read(&mut self, wait: Duration, target: &mut [IoSliceMut<'_>]) -> Result<usize, StreamError> {
         if !self.watches_address {
             self.set_timeout(wait)?;
             return Ok(read(&self.stream, target)?);
@@ -218,7 +236,9 @@ impl FrameReader {
                 Err(StreamError::TimedOut) => {}
                 other => return other,
             }
-            check_address(self.stream.local_addr()?)?;
+            if slice == ADDRESS_CHECK_INTERVAL {
+                check_address(self.stream.local_addr()?)?;
+            }
             remaining = remaining.saturating_sub(slice);
             if remaining.is_zero() {
                 return Err(StreamError::TimedOut);
@@ -249,9 +269,9 @@ fn check_address(local: SocketAddr) -> Result<(), StreamError> {
     }
 }
 
-fn read(mut stream: &TcpStream, target: &mut [u8]) -> io::Result<usize> {
+fn read(mut stream: &TcpStream, target: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     loop {
-        match stream.read(target) {
+        match stream.read_vectored(target) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
@@ -307,6 +327,15 @@ impl FrameWriter {
     /// Any [`StreamError`].
     pub fn send<M: Message>(&mut self, message: &M) -> Result<(), StreamError> {
         self.write(&frame::encode(message)?)
+    }
+
+    /// Sends messages without payload, in one write.
+    ///
+    /// # Errors
+    /// Any [`StreamError`].
+    pub fn send_all<M: Message>(&mut self, messages: &[M]) -> Result<(), StreamError> {
+        let lines = messages.iter().map(frame::encode).collect::<Result<Vec<_>, _>>()?;
+        self.write(&lines.concat())
     }
 
     /// Sends a message and its payload.
@@ -414,6 +443,42 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
+    #[test]
+    fn a_pause_within_a_payload_is_reported_once_and_the_next_message_is_not_lost() {
+        let (one, two) = pair();
+        let mut reader = FrameReader::new(two);
+        let (paused, pauses) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut writer = FrameWriter::new(one.clone()).unwrap();
+                writer.send_with(&chunk(6), b"fir").unwrap();
+                // The reader has waited for longer than its pause.
+                pauses.recv().unwrap();
+                let next = frame::encode(&chunk(4)).unwrap();
+                writer.write(&[b"st ".as_slice(), &next, b"next"].concat()).unwrap();
+            });
+            let mut target = [0; 6];
+            let mut parts = Vec::new();
+            assert_eq!(reader.message::<PeerResponse>(STALL_TIMEOUT).unwrap(), chunk(6));
+            reader
+                .payload_in_parts(&mut target, SOON, |part| {
+                    if part.is_empty() {
+                        paused.send(()).unwrap();
+                    }
+                    parts.push(part.len());
+                })
+                .unwrap();
+            assert_eq!(&target, b"first ");
+            assert_eq!(
+                (parts.iter().filter(|part| **part == 0).count(), parts.iter().sum::<usize>()),
+                (1, 6)
+            );
+            assert_eq!(reader.message::<PeerResponse>(STALL_TIMEOUT).unwrap(), chunk(4));
+            reader.payload(&mut target[..4]).unwrap();
+            assert_eq!(&target[..4], b"next");
+        });
+    }
+
     fn chunk(length: u64) -> PeerResponse {
         PeerResponse::Chunk { file: FileId([1; 32]), index: ChunkIndex(0), length }
     }
@@ -427,10 +492,10 @@ mod tests {
         // deadline that has passed.
         reader.set_timeout(SOON).unwrap();
         let mut buffer = [0; 8];
-        let count = read(&reader.stream, &mut buffer).unwrap();
+        let count = read(&reader.stream, &mut [IoSliceMut::new(&mut buffer)]).unwrap();
         reader.decoder.feed(&buffer[..count]);
         assert!(matches!(
-            read(&reader.stream, &mut buffer).map_err(StreamError::from),
+            read(&reader.stream, &mut [IoSliceMut::new(&mut buffer)]).map_err(StreamError::from),
             Err(StreamError::TimedOut)
         ));
         (&*one).write_all(b"\"ping\"}\n").unwrap();

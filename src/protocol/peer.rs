@@ -1,9 +1,9 @@
 //! Messages between peers: a client requests chunks, the server responds.
 //!
 //! A connection opens with `hello` from both sides. After that requests are pipelined: responses are sent
-//! in the order of the requests. After a `have` request, the server also sends `got` between responses and,
-//! to a client that serves other peers itself, `coming`, `hints`, `upstream` and `peers`. `overtake`, `slow`
-//! and `corrupt` have no response; `pong` has no place in the order.
+//! in the order of the requests. After a `have` request, the server also sends `got` and `peers` between responses and,
+//! to a client that serves other peers itself, `coming`, `place` and `spent`. `join`, `unreachable` and `corrupt` have
+//! no response; `pong` has no place in the order. A `chunk` response answers `chunk` or `next`, in their order.
 
 use super::tokens::{KeyPrint, Nonce, ReportId};
 use super::{ErrorCode, Message};
@@ -22,6 +22,9 @@ pub enum PeerRequest {
         /// TCP port on which the client serves its chunks; `None` if it does not serve.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
+        /// Site of the client, if its user has named it ([`rings`](crate::swarm::rings)).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<PeerName>,
     },
     /// Requests the manifest of a file.
     Manifest {
@@ -49,24 +52,25 @@ pub enum PeerRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<FileId>,
     },
-    /// Reports that the predecessor is slow; the server assigns another one with `upstream`.
-    Overtake {
+    /// Joins the rings of a file, after the server has answered `have` with a number of members.
+    Join {
         /// Id of the file.
         file: FileId,
-        /// Stripe in which it is the predecessor.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        stripe: u8,
-        /// Whether the predecessor is certainly the cause: it has disconnected, or is slower than the server.
-        #[serde(default)]
-        sure: bool,
     },
-    /// Reports that a successor receives chunks far more slowly than they arrive at the client.
-    ///
-    /// The server reassigns it to a position with few or no successors.
-    Slow {
+    /// Requests a chunk of the server's choice that it has not sent yet. Answered with `chunk` or `spent`.
+    Next {
         /// Id of the file.
         file: FileId,
-        /// Address at which the slow peer serves.
+        /// Chunks that the client has, is receiving or has requested, and has not reported to this server before: ranges
+        /// of indices, each with its first and last one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        have: Vec<(ChunkIndex, ChunkIndex)>,
+    },
+    /// Reports that the client cannot connect to its predecessor in a ring of the server.
+    Unreachable {
+        /// Id of the file.
+        file: FileId,
+        /// Address of the predecessor, as named by `place`.
         peer: SocketAddr,
     },
     /// Demands the proof that a volunteer stores a chunk, from the tracker of the volunteer.
@@ -125,6 +129,9 @@ pub enum OpeningRequest {
         /// TCP port on which the client serves its chunks; `None` if it does not serve.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
+        /// Site of the client, if its user has named it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<PeerName>,
         /// Whether the client speaks to a tracker.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         tracker: bool,
@@ -132,68 +139,6 @@ pub enum OpeningRequest {
     /// Another message, which is refused.
     #[serde(other)]
     Unknown,
-}
-
-/// Predecessor of a client in one stripe of a file: the peer to request chunks from first.
-///
-/// The server assigns it among the clients that download the file from it ([`trees`](crate::swarm::trees)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Upstream {
-    /// Address of the predecessor; `None` if it is the server itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<SocketAddr>,
-    /// Address of the predecessor's predecessor.
-    ///
-    /// It has spare upload bandwidth if the predecessor receives slowly.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub beyond: Option<SocketAddr>,
-    /// Whether the predecessor is the first after the server, so that only its successor can find it slow.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub first: bool,
-    /// The stripe: chunks with `index % stripes == stripe`.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub stripe: u8,
-    /// Number of stripes; 0 if the server no longer assigns predecessors, so that all sources are equal.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub stripes: u8,
-    /// Distance of the client from the server, in hops; chunks arrive later at a larger distance.
-    #[serde(default)]
-    pub steps: u32,
-    /// Whether the client was found slow, so that requests to further sources would not make it faster.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub slow: bool,
-    /// Whether the previous predecessor has left.
-    ///
-    /// It has most likely completed the file: keep requesting chunks from it as long as it responds.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub left: bool,
-}
-
-#[cfg(test)]
-impl Upstream {
-    /// The server itself, in the only stripe.
-    pub(crate) const SERVER: Self = Self {
-        peer: None,
-        beyond: None,
-        first: false,
-        stripe: 0,
-        stripes: 1,
-        steps: 1,
-        slow: false,
-        left: false,
-    };
-}
-
-fn is_zero(number: &u8) -> bool {
-    *number == 0
-}
-
-fn is_one(number: &u8) -> bool {
-    *number == 1
-}
-
-fn one() -> u8 {
-    1
 }
 
 /// Message from the server: the peer that accepted the connection.
@@ -204,6 +149,9 @@ pub enum PeerResponse {
     Hello {
         /// [`PROTOCOL_VERSION`](crate::content::limits::PROTOCOL_VERSION).
         version: u32,
+        /// Site of the server, if its user has named it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<PeerName>,
     },
     /// A manifest; payload: [`Manifest::payload`](crate::content::Manifest::payload).
     Manifest {
@@ -228,9 +176,9 @@ pub enum PeerResponse {
         count: u32,
         /// Size of the payload, bytes.
         length: u64,
-        /// Predecessor of the client in each stripe; empty if the server assigns none.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        upstreams: Vec<Upstream>,
+        /// Number of members of the rings that the server keeps; `None` if it keeps none, or the client cannot join.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        members: Option<u32>,
     },
     /// Further chunks that the server holds.
     Got {
@@ -246,21 +194,22 @@ pub enum PeerResponse {
         /// Index of the chunk.
         index: ChunkIndex,
     },
-    /// Super-seeding: chunks to request first, among equally rare ones.
-    ///
-    /// No other client was given these hints or has requested these chunks.
-    Hints {
+    /// Names the predecessor of the client in one ring.
+    Place {
         /// Id of the file.
         file: FileId,
-        /// Indices of the chunks.
-        chunks: Vec<ChunkIndex>,
+        /// Index of the ring.
+        ring: u8,
+        /// Address of the predecessor.
+        peer: SocketAddr,
     },
-    /// Assigns another predecessor in one stripe.
-    Upstream {
+    /// The server has sent each chunk once: from now on the client requests chunks of its own choice.
+    Spent {
         /// Id of the file.
         file: FileId,
-        /// The new predecessor.
-        upstream: Upstream,
+        /// Whether this answers `next`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        answer: bool,
     },
     /// Other clients that download the file from this server and serve it.
     Peers {
@@ -352,8 +301,19 @@ mod tests {
     #[test]
     fn json_of_requests_is_fixed() {
         use PeerRequest::*;
-        exact(Hello { version: 3, port: None }, r#"{"type":"hello","version":3}"#);
-        exact(Hello { version: 3, port: Some(7000) }, r#"{"type":"hello","version":3,"port":7000}"#);
+        exact(Hello { version: 3, port: None, site: None }, r#"{"type":"hello","version":3}"#);
+        let site = PeerName::new("north").ok();
+        let hello = r#"{"type":"hello","version":3,"port":7000,"site":"north"}"#;
+        exact(Hello { version: 3, port: Some(7000), site }, hello);
+        exact(Join { file: FILE }, r#"{"type":"join","file":"FILE"}"#);
+        let have = vec![(ChunkIndex(0), ChunkIndex(3)), (INDEX, INDEX)];
+        exact(Next { file: FILE, have }, r#"{"type":"next","file":"FILE","have":[[0,3],[4,4]]}"#);
+        exact(Next { file: FILE, have: vec![] }, r#"{"type":"next","file":"FILE"}"#);
+        let peer = "10.0.0.1:7000".parse().unwrap();
+        exact(
+            Unreachable { file: FILE, peer },
+            r#"{"type":"unreachable","file":"FILE","peer":"10.0.0.1:7000"}"#,
+        );
         exact(Manifest { file: FILE }, r#"{"type":"manifest","file":"FILE"}"#);
         exact(Have { file: FILE }, r#"{"type":"have","file":"FILE"}"#);
         exact(Chunk { file: FILE, index: INDEX }, r#"{"type":"chunk","file":"FILE","index":4}"#);
@@ -381,18 +341,22 @@ mod tests {
     #[test]
     fn json_of_responses_is_fixed() {
         use PeerResponse::*;
-        exact(Hello { version: 3 }, r#"{"type":"hello","version":3}"#);
+        exact(Hello { version: 3, site: None }, r#"{"type":"hello","version":3}"#);
         exact(
             Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32, mode: Some(0o755) },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32,"mode":493}"#,
         );
         exact(
-            Have { file: FILE, count: 9, length: 2, upstreams: vec![] },
-            r#"{"type":"have","file":"FILE","count":9,"length":2}"#,
+            Have { file: FILE, count: 9, length: 2, members: Some(3) },
+            r#"{"type":"have","file":"FILE","count":9,"length":2,"members":3}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);
         exact(Coming { file: FILE, index: INDEX }, r#"{"type":"coming","file":"FILE","index":4}"#);
-        exact(Hints { file: FILE, chunks: vec![INDEX] }, r#"{"type":"hints","file":"FILE","chunks":[4]}"#);
+        let peer = "10.0.0.1:7000".parse().unwrap();
+        let place = r#"{"type":"place","file":"FILE","ring":2,"peer":"10.0.0.1:7000"}"#;
+        exact(Place { file: FILE, ring: 2, peer }, place);
+        exact(Spent { file: FILE, answer: false }, r#"{"type":"spent","file":"FILE"}"#);
+        exact(Spent { file: FILE, answer: true }, r#"{"type":"spent","file":"FILE","answer":true}"#);
         let peers = vec!["10.0.0.1:7000".parse().unwrap(), "[::1]:7001".parse().unwrap()];
         exact(
             Peers { file: FILE, peers },
@@ -426,7 +390,7 @@ mod tests {
 
     #[test]
     fn the_hello_of_each_protocol_opens_a_connection() {
-        let hello = |port, tracker| OpeningRequest::Hello { version: 3, port, tracker };
+        let hello = |port, tracker| OpeningRequest::Hello { version: 3, port, site: None, tracker };
         exact(hello(None, false), r#"{"type":"hello","version":3}"#);
         exact(hello(Some(7000), false), r#"{"type":"hello","version":3,"port":7000}"#);
         exact(hello(None, true), r#"{"type":"hello","version":3,"tracker":true}"#);

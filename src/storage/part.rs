@@ -471,7 +471,7 @@ fn check_space(file: &File, path: &Path, size: u64, held: u64) -> Result<(), Sto
 
 fn rename(from: &Path, to: &Path, overwrite: bool) -> Result<(), StoreError> {
     let renamed = match overwrite {
-        true => fs::rename(from, to),
+        true => replace(from, to),
         false => match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // Not supported by this kernel or file system: check and rename, which is not atomic.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_if_absent(from, to),
@@ -482,6 +482,21 @@ fn rename(from: &Path, to: &Path, overwrite: bool) -> Result<(), StoreError> {
         io::ErrorKind::AlreadyExists if !overwrite => StoreError::Exists(to.to_owned()),
         _ => error::io("rename the finished file to", to)(error),
     })
+}
+
+/// Replaces a target, or renames to it if there is none. An existing file is exchanged with the new one and then removed:
+/// ext4 writes a file to the disk before it is renamed over another one, which takes as long as an fsync. A process that is
+/// killed in between leaves the replaced file under the name of the part file, with its resume file.
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    let is_file = to.symlink_metadata().is_ok_and(|old| !old.is_dir());
+    // Not supported by this kernel or file system, or the target has been removed: rename.
+    if !is_file || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_err() {
+        return fs::rename(from, to);
+    }
+    if let Err(error) = disk::remove(from) {
+        log::warn!("the file that was replaced is still there: {error}");
+    }
+    Ok(())
 }
 
 /// Renames unless the target exists. A target that is created between check and rename is replaced.

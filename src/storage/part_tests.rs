@@ -8,6 +8,8 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 use tempfile::TempDir;
 
+#[path = "part_overwrite_tests.rs"]
+mod overwrite_tests;
 #[path = "part_owner_tests.rs"]
 mod owner_tests;
 
@@ -205,19 +207,6 @@ fn the_part_file_is_locked_against_a_second_download() {
     assert!(matches!(fixture.open(), Err(StoreError::Busy(_))));
     drop(part);
     assert!(fixture.open().is_ok());
-}
-
-#[test]
-fn an_existing_target_is_replaced_only_with_overwrite() {
-    let fixture = Fixture::new(10);
-    let part = fixture.open().unwrap();
-    fixture.store(&part, [0]);
-    fs::write(fixture.target(), "mine").unwrap();
-    assert!(matches!(part.finish(false, false), Err(StoreError::Exists(path)) if path == fixture.target()));
-    assert_eq!(fs::read(fixture.target()).unwrap(), b"mine");
-    fixture.serves(&part, 0);
-    part.finish(true, false).unwrap();
-    assert!(fs::read(fixture.target()).unwrap() == fixture.bytes);
 }
 
 #[test]

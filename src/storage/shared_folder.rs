@@ -222,8 +222,22 @@ impl SharedFolder {
         hashed: &(dyn Fn(u64) + Sync),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
+        self.hash_in_chunks(name, None, hashed, stop)
+    }
+
+    /// As [`hash`](Self::hash), with chunks of `chunk_size` bytes.
+    ///
+    /// # Errors
+    /// As [`hash`](Self::hash).
+    pub fn hash_in_chunks(
+        &self,
+        name: &FileName,
+        chunk_size: Option<u32>,
+        hashed: &(dyn Fn(u64) + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let complete = CompleteFile::publish(&self.path_of(name), None, hashed, stop)
+        let complete = CompleteFile::publish(&self.path_of(name), chunk_size, hashed, stop)
             .and_then(|complete| complete.by_path(identity));
         let mut state = lock(&self.state);
         let complete = match complete {

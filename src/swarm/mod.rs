@@ -20,11 +20,11 @@ pub mod picker;
 pub mod reach;
 pub mod registry;
 pub mod replication;
+pub mod rings;
 pub mod shares;
 pub mod super_seeding;
 pub mod token_bucket;
 pub mod tracker;
-pub mod trees;
 pub mod upload_slots;
 
 use std::time::Duration;

@@ -1,20 +1,22 @@
 //! Chunk picker: which chunk to request from which source next.
 //!
-//! Rarest first, ties broken at random. Each chunk is requested from one source at a time until all wanted
-//! chunks are in flight; then endgame begins and late chunks are requested from a second or third source.
-//! When a source fails, its chunks in flight are open again at once.
+//! Chunks that the source has completely before chunks that it is receiving, then rarest first, ties broken at random.
+//! Each chunk is requested from one source at a time until all wanted chunks are in flight; then endgame begins and
+//! late chunks are requested from a second or third source, which has them completely: two sources that relay a chunk
+//! to each other would wait for each other. When a source fails, its chunks in flight are open again at once.
 //!
 //! Invariants: a verified chunk is never picked; no chunk is requested twice from one source at a time; the
 //! open chunks are exactly those that are wanted, not verified and not in flight.
 
 mod in_order;
 mod open;
-mod upstream;
+mod sites;
+mod super_seeded;
 
 use super::Moment;
-use super::trees::stripe_of;
 use crate::content::limits::{
     ENDGAME_COPIES_MAX, PIPELINE_BATCH_TIME_MAX, PIPELINE_BATCHES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MIN,
+    PIPELINE_SHARE_MIN, VERIFY_PAUSE_MAX,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
@@ -22,9 +24,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
-use upstream::{Allowed, Counts, Upstreams};
-
-pub use upstream::{Place, STRIPES_MAX};
 
 /// A source of a download.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -58,42 +57,32 @@ const CHUNK_TIME_UNKNOWN: Duration = Duration::from_secs(1);
 const LATE_FACTOR: u32 = 2;
 /// Lower limit for "late": on fast links the chunk time is shorter than scheduling delays.
 const LATE_TIMEOUT_MIN: Duration = Duration::from_millis(200);
-/// Factor on the late limit for a source that should be spared, as the only holder of some chunks.
-const SPARED_LATE_FACTOR: u32 = 4;
-/// A source is asked for more than one chunk at once while fewer other sources than this are busy.
-const BUSY_SOURCES_MIN: usize = 3;
-/// Sources that are asked at once for the chunks of a stripe while its predecessor does not keep up.
-const HELPERS_MAX: usize = 2;
 /// RTT below which the pipeline depth ignores the RTT.
 const SHORT_RTT_MAX: Duration = Duration::from_millis(10);
 /// Chunks that a verifier hashes at once, unless [`Picker::set_batch`] sets another number.
 const BATCH_DEFAULT: usize = 4;
-/// Maximum number of hints kept for one source.
-const HINTS_MAX: usize = 64;
 
 struct Source {
+    /// Chunks that it has or is receiving, and those that it has completely.
     have: Bitfield,
-    /// Number of chunks that it had when it appeared.
-    had: u32,
-    /// Number of its chunks in each stripe.
-    counts: Counts,
-    /// Chunks that it hinted: it prefers requests for these.
-    hints: Vec<ChunkIndex>,
+    whole: Bitfield,
     /// Whether its chunks count for rarity: it has never had all of them.
     partial: bool,
-    /// Whether it was complete when it appeared. Only such a source has the chunks that no other source has,
-    /// so it is spared for these while other sources are busy.
-    origin: bool,
-    /// Whether it sends hints (super-seeding).
-    steers: bool,
+    /// Number of chunks that it had when it appeared, and of those that this download had received by then.
+    had: u32,
+    received_before: u32,
+    /// Whether it chooses the chunks that it sends (super-seeding), and the requests for such chunks in flight.
+    chooses: bool,
+    nexts: usize,
+    /// Whether it is in the site of this peer, and the rings in which it is a predecessor: a bit for each.
+    is_near: bool,
+    rings: u8,
     flights: Vec<(ChunkIndex, Moment)>,
     /// Moving average of the time from one arrival (or from the request plus RTT) to the next.
     chunk_time: Option<Duration>,
     /// RTT: time from a request to the first byte of its response on an idle connection.
     rtt: Duration,
     last_arrival: Moment,
-    /// When it last gained a chunk.
-    gained: Moment,
     /// When the last bytes of a chunk arrived from it.
     heard: Moment,
 }
@@ -103,12 +92,6 @@ impl Source {
     /// time plus RTT.
     fn patience(&self) -> Duration {
         ((self.chunk_time.unwrap_or(CHUNK_TIME_UNKNOWN) + self.rtt) * LATE_FACTOR).max(LATE_TIMEOUT_MIN)
-    }
-
-    /// Whether it has had no request outstanding for at least one chunk time.
-    fn is_left_alone(&self, now: Moment) -> bool {
-        let pause = self.chunk_time.unwrap_or_default().max(LATE_TIMEOUT_MIN);
-        self.flights.is_empty() && now.saturating_sub(self.last_arrival) >= pause
     }
 }
 
@@ -120,16 +103,15 @@ pub struct Picker {
     /// Number of partial sources that have each chunk.
     rarity: Vec<u32>,
     sources: HashMap<SourceId, Source, BuildHasherDefault<IdHasher>>,
-    /// Number of sources with chunks in flight.
-    busy: usize,
     /// Lower bound for the request times of all chunks in flight that are not verified.
     oldest: Cell<Moment>,
     /// Sources that each chunk in flight was requested from.
     flights: BTreeMap<ChunkIndex, Vec<SourceId>>,
-    /// Predecessors in the rings, which are asked before all other sources.
-    upstreams: Upstreams,
-    /// When the first source appeared.
-    began: Option<Moment>,
+    /// Number of chunks received, and the time of the last one.
+    received: u32,
+    received_at: Moment,
+    /// Further requests in flight to each source.
+    boost: usize,
     /// Whether chunks are picked in the order of the file.
     in_order: bool,
     /// Whether further chunks will be wanted.
@@ -150,11 +132,11 @@ impl Picker {
             open: Open::new(count),
             rarity: vec![0; count as usize],
             sources: HashMap::default(),
-            busy: 0,
             oldest: Cell::new(Moment::MAX),
             flights: BTreeMap::new(),
-            upstreams: Upstreams::new(&done, 1),
-            began: None,
+            received: 0,
+            received_at: Moment::ZERO,
+            boost: 0,
             in_order: false,
             expects_more: false,
             is_patient: false,
@@ -184,7 +166,6 @@ impl Picker {
         if self.done.remove(index) {
             // It may still be in flight.
             self.oldest.set(Moment::ZERO);
-            self.upstreams.done.shift(index, -1);
         }
         if index.0 < self.done.count() {
             self.wanted.insert(index);
@@ -205,25 +186,27 @@ impl Picker {
     /// Adds a source with its bitfield.
     pub fn add_source(&mut self, id: SourceId, have: Bitfield, now: Moment) {
         self.remove_source(id);
-        self.began.get_or_insert(now);
+        if self.sources.is_empty() {
+            self.received_at = now;
+        }
         let partial = !have.is_complete();
         if partial {
             have.iter().for_each(|index| self.shift_rarity(index, 1));
         }
-        let (hints, flights) = (Vec::new(), Vec::new());
         let source = Source {
-            counts: Counts::of(&have, self.upstreams.stripes()),
             had: have.held(),
+            whole: have.clone(),
             have,
-            hints,
             partial,
-            origin: !partial,
-            steers: false,
-            flights,
+            received_before: self.received,
+            chooses: false,
+            nexts: 0,
+            is_near: true,
+            rings: 0,
+            flights: Vec::new(),
             chunk_time: None,
             rtt: Duration::ZERO,
             last_arrival: now,
-            gained: now,
             heard: now,
         };
         self.sources.insert(id, source);
@@ -243,46 +226,65 @@ impl Picker {
         }
     }
 
+    /// Whether a source is known to have all chunks.
+    pub fn is_complete_source(&self, id: SourceId) -> bool {
+        self.sources.get(&id).is_some_and(|source| !source.partial)
+    }
+
     /// Whether a source lacks some chunk.
     pub fn is_partial(&self, id: SourceId) -> bool {
         self.sources.get(&id).is_some_and(|source| source.partial)
     }
 
-    /// Number of chunks that a source has.
-    pub fn held_by(&self, id: SourceId) -> u32 {
-        self.sources.get(&id).map_or(0, |source| source.have.held())
+    /// Further requests in flight to each source from now on, except to those of slower sites.
+    pub fn set_boost(&mut self, boost: usize) {
+        self.boost = boost;
     }
 
-    /// Whether a source was complete when it appeared.
-    pub fn has_had_all(&self, id: SourceId) -> bool {
-        self.sources.get(&id).is_some_and(|source| source.origin)
+    /// Number of chunks that this download has received less than its median partial source gained, each in the time
+    /// since that source appeared (the upper median). `None` without a partial source.
+    pub fn deficit(&self) -> Option<i64> {
+        let partial = self.sources.values().filter(|source| source.partial);
+        // Chunks that a source is receiving count, so those that arrive here do as well: one from each busy source.
+        let arriving = self.sources.values().filter(|source| !source.flights.is_empty()).count() as i64;
+        let deficit = |source: &Source| {
+            let gained = source.have.held().saturating_sub(source.had);
+            i64::from(gained) - i64::from(self.received - source.received_before) - arriving
+        };
+        let mut deficits: Vec<i64> = partial.map(deficit).collect();
+        deficits.sort_unstable();
+        deficits.get(deficits.len() / 2).copied()
     }
 
-    /// Adds a chunk to a source that has it, or begins to receive it, so that it can be requested there.
-    pub fn source_has(&mut self, id: SourceId, index: ChunkIndex, now: Moment) {
+    /// Chunk time of a source; `None` if it has not delivered any chunk yet.
+    pub fn chunk_time(&self, id: SourceId) -> Option<Duration> {
+        self.sources.get(&id)?.chunk_time
+    }
+
+    /// Adds a chunk to a source that begins to receive it, so that it can be requested there.
+    pub fn source_receives(&mut self, id: SourceId, index: ChunkIndex) {
         let Some(source) = self.sources.get_mut(&id) else { return };
-        if !source.have.insert(index) {
+        if !source.have.insert(index) || !source.partial {
             return;
         }
-        source.gained = now;
-        source.counts.shift(index, 1);
-        if !source.partial {
+        self.shift_rarity(index, 1);
+    }
+
+    /// Adds a chunk to a source that has it completely.
+    pub fn source_has(&mut self, id: SourceId, index: ChunkIndex) {
+        self.source_receives(id, index);
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        if !source.whole.insert(index) || !source.partial || !source.whole.is_complete() {
             return;
-        }
-        if !source.have.is_complete() {
-            return self.shift_rarity(index, 1);
         }
         // A complete source does not count for rarity.
         source.partial = false;
-        let others = (0..self.done.count()).map(ChunkIndex).filter(|other| *other != index);
-        others.for_each(|other| self.shift_rarity(other, -1));
+        (0..self.done.count()).map(ChunkIndex).for_each(|other| self.shift_rarity(other, -1));
     }
 
     /// Removes a source. Its chunks in flight are open again.
     pub fn remove_source(&mut self, id: SourceId) {
         let Some(source) = self.sources.remove(&id) else { return };
-        self.busy -= usize::from(!source.flights.is_empty());
-        self.upstreams.lose(id);
         if source.partial {
             source.have.iter().for_each(|index| self.shift_rarity(index, -1));
         }
@@ -293,65 +295,64 @@ impl Picker {
     }
 
     /// Picks the next chunk to request from a source and marks it as in flight. `None` if the source has no
-    /// chunk that is needed now, or has enough requests outstanding. Among equally rare chunks,
-    /// [hinted](Self::hint) ones go first.
+    /// chunk that is needed now, has enough requests outstanding, or chooses the chunks that it sends.
     pub fn pick(&mut self, id: SourceId, now: Moment, random: &mut fastrand::Rng) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        if source.flights.len() >= self.depth(id, source) {
+        let is_far = self.is_far(source, now);
+        if source.chooses || source.flights.len() >= self.depth(source, is_far) {
             return None;
         }
         if self.in_order {
             return self.first_open(id, now);
         }
-        let allowed = self.allowed(id, source, now);
-        if allowed.is_none() {
-            let late = (allowed.is_kept_from && self.open.map.held() == 0)
-                .then(|| self.late(id, source, allowed, now));
-            return late.flatten().and_then(|index| self.take_off(id, index, now));
-        }
-        if let Some(index) = self.owed_before(id, source) {
-            return self.take_off(id, index, now);
-        }
-        // A chunk that a partial source has is held by at least one source.
-        let least = usize::from(source.partial);
-        let fresh = |index: &&ChunkIndex| {
-            self.open.rarity(**index) == Some(0) && source.have.has(**index) && allowed.has(**index)
-        };
-        let index = match source.hints.iter().find(fresh) {
-            Some(hint) => *hint,
-            None => match self.open.rarest(&source.have, least, |index| allowed.has(index), random) {
-                Some((rarity, _)) if (rarity > 0 || source.steers) && !self.may_give(id, source, now) => {
-                    return None;
-                }
-                Some((_, any)) => any,
-                None => self.late(id, source, allowed, now)?,
-            },
+        let index = match is_far {
+            true => self.rarest_beyond_site(source, random)?,
+            false => self.rarest(source, |_| true, random).or_else(|| self.late(id, source, now))?,
         };
         self.take_off(id, index, now)
+    }
+
+    /// The open chunk to request from a source among those that are `allowed`.
+    fn rarest(
+        &self,
+        source: &Source,
+        allowed: impl Fn(ChunkIndex) -> bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<ChunkIndex> {
+        // A chunk that a partial source has is held by at least one source.
+        let least = usize::from(source.partial);
+        let whole = self.open.rarest(&source.whole, least, &allowed, random);
+        whole.or_else(|| self.open.rarest(&source.have, least, &allowed, random)).map(|(_, index)| index)
     }
 
     fn take_off(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> Option<ChunkIndex> {
         self.open.take(index);
         self.flights.entry(index).or_default().push(id);
-        self.upstreams.asked(id, index, now);
         let source = self.sources.get_mut(&id)?;
-        self.busy += usize::from(source.flights.is_empty());
         self.oldest.set(self.oldest.get().min(now));
         source.flights.push((index, now));
-        source.hints.retain(|hint| *hint != index && !self.done.has(*hint));
         Some(index)
     }
 
-    /// Number of requests that a source may have outstanding. A queued request saves one RTT but delays its
-    /// chunk for all other sources, so more than one pays only while few other sources are busy, or where a
-    /// chunk takes less time than its request: on fast local links, or at a high RTT.
-    fn depth(&self, id: SourceId, source: &Source) -> usize {
-        let least = if self.upstreams.has(id) || self.few_others_busy(source) { PIPELINE_MIN } else { 1 };
+    /// Number of requests that a source may have outstanding. With one, its uplink is idle for an RTT after each
+    /// chunk; more pay where a chunk takes less time than its request: on fast local links, or at a high RTT.
+    fn depth(&self, source: &Source, is_far: bool) -> usize {
+        if is_far && source.rings == 0 {
+            // So that its speed is known, and the download goes on if all other sources with a chunk have left.
+            return 1;
+        }
+        let least = PIPELINE_MIN + if is_far { 0 } else { self.boost };
         let Some(chunk_time) = source.chunk_time else { return least };
         let chunk_time = chunk_time.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
         let in_flight = PIPELINE_BATCH_TIME_MAX.as_nanos() * self.batch as u128;
-        let fast = limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch);
+        let fast = match chunk_time < VERIFY_PAUSE_MAX.as_nanos() {
+            true => PIPELINE_BATCHES_MAX * self.batch,
+            false => limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch),
+        };
+        // A fast source must not get all chunks that are left while others have them, too.
+        let share = (self.open.map.held() as usize + self.flights.len()) / self.sources.len();
+        let fast = fast.min(share.max(PIPELINE_SHARE_MIN));
         if source.rtt < SHORT_RTT_MAX {
             return least.max(fast);
         }
@@ -362,51 +363,22 @@ impl Picker {
         least.max(fast).max(far)
     }
 
-    fn busy(&self) -> usize {
-        self.busy
-    }
-
-    fn few_others_busy(&self, source: &Source) -> bool {
-        self.busy() - usize::from(!source.flights.is_empty()) < BUSY_SOURCES_MIN
-    }
-
-    /// Whether a source may be asked for a chunk that other sources have as well.
-    fn may_give(&self, id: SourceId, source: &Source, now: Moment) -> bool {
-        !source.origin || self.upstreams.has(id) || source.is_left_alone(now) || self.few_others_busy(source)
-    }
-
-    /// Notes chunks for which a source prefers requests (super-seeding).
-    pub fn hint(&mut self, id: SourceId, hints: &[ChunkIndex]) {
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.steers = true;
-            let room = HINTS_MAX.saturating_sub(source.hints.len());
-            source.hints.extend(hints.iter().take(room));
-        }
-    }
-
-    /// Endgame: the chunk that has been in flight longest, if this source is expected to deliver it sooner. A
-    /// source that is not `allowed`, because a predecessor delivers these chunks, waits longer before it
-    /// repeats one.
-    fn late(&self, id: SourceId, source: &Source, allowed: Allowed, now: Moment) -> Option<ChunkIndex> {
+    /// Endgame: the chunk that has been in flight longest, if this source has it completely and is expected to deliver
+    /// it sooner.
+    fn late(&self, id: SourceId, source: &Source, now: Moment) -> Option<ChunkIndex> {
         // Usually no chunk is late; this check avoids the scan.
-        let least = source.patience();
-        if now.saturating_sub(self.oldest.get()) < least {
+        let patience = source.patience();
+        if self.open.map.held() > 0 || now.saturating_sub(self.oldest.get()) < patience {
             return None;
         }
-        let spared = source.origin && self.sources.values().any(|source| source.partial);
-        let patience =
-            |index: &ChunkIndex| match !allowed.has(*index) || spared && !source.hints.contains(index) {
-                true => least * SPARED_LATE_FACTOR,
-                false => least,
-            };
         let mut oldest = Moment::MAX;
         let mut late = None;
         for (index, from) in self.flights.iter().filter(|(index, _)| !self.done.has(**index)) {
             let Some((first, since)) = self.asked(*index, from) else { continue };
             oldest = oldest.min(first);
-            let asks = from.len() < ENDGAME_COPIES_MAX && !from.contains(&id) && source.have.has(*index);
-            let asks = asks && !(self.is_patient && self.is_arriving(from, least, now));
-            if asks && now.saturating_sub(since) >= patience(index) {
+            let asks = from.len() < ENDGAME_COPIES_MAX && !from.contains(&id) && source.whole.has(*index);
+            let asks = asks && !(self.is_patient && self.is_arriving(from, patience, now));
+            if asks && now.saturating_sub(since) >= patience {
                 late = late.into_iter().chain([(since, *index)]).min();
             }
         }
@@ -435,23 +407,32 @@ impl Picker {
         (waited >= source.patience().max(CHUNK_TIME_UNKNOWN)).then_some((*index, waited))
     }
 
+    /// As [`arrived`](Self::arrived), for chunks that were verified together: they have arrived one after the other since
+    /// the last arrival from their source.
+    pub fn arrived_together(&mut self, id: SourceId, chunks: &[ChunkIndex], now: Moment) -> Vec<bool> {
+        let last = self.sources.get(&id).map_or(now, |source| source.last_arrival);
+        let count = chunks.len() as u32;
+        let at = |place: u32| last + now.saturating_sub(last) * (place + 1) / count;
+        (0..).zip(chunks).map(|(place, index)| self.arrived(id, *index, at(place))).collect()
+    }
+
     /// Marks a chunk as received and verified. Returns whether it is new: another source may have delivered
     /// it before.
     pub fn arrived(&mut self, id: SourceId, index: ChunkIndex, now: Moment) -> bool {
-        let mut chunk_time = None;
         if let Some(since) = self.land(id, index)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // A request to an idle source takes a whole RTT before data arrives.
             let way = if since >= source.last_arrival { source.rtt } else { Duration::ZERO };
             let took = now.saturating_sub(since.max(source.last_arrival)).saturating_sub(way);
-            chunk_time = Some(source.chunk_time.map_or(took, |chunk_time| (chunk_time * 3 + took) / 4));
-            (source.chunk_time, source.last_arrival) = (chunk_time, now);
+            let chunk_time = source.chunk_time.map_or(took, |chunk_time| (chunk_time * 3 + took) / 4);
+            (source.chunk_time, source.last_arrival) = (Some(chunk_time), now);
         }
-        self.upstreams.arrived(id, index, chunk_time, now);
         self.open.take(index);
-        let is_new = self.is_done(index);
-        self.note_gaps(stripe_of(index, self.upstreams.stripes()));
+        let is_new = self.done.insert(index);
+        if is_new {
+            (self.received, self.received_at) = (self.received + 1, now);
+        }
         is_new
     }
 
@@ -459,12 +440,9 @@ impl Picker {
     pub fn refused(&mut self, id: SourceId, index: ChunkIndex) {
         self.land(id, index);
         if let Some(source) = self.sources.get_mut(&id) {
-            let partial = source.partial;
-            if source.have.remove(index) {
-                source.counts.shift(index, -1);
-                if partial {
-                    self.shift_rarity(index, -1);
-                }
+            source.whole.remove(index);
+            if source.have.remove(index) && source.partial {
+                self.shift_rarity(index, -1);
             }
         }
         self.reopen(index);
@@ -473,16 +451,7 @@ impl Picker {
     /// Marks a chunk as available from elsewhere than a source of this download.
     pub fn have(&mut self, index: ChunkIndex) {
         self.open.take(index);
-        self.is_done(index);
-    }
-
-    /// Marks a chunk as verified. Returns whether it is new.
-    fn is_done(&mut self, index: ChunkIndex) -> bool {
-        let is_new = self.done.insert(index);
-        if is_new {
-            self.upstreams.done.shift(index, 1);
-        }
-        is_new
+        self.done.insert(index);
     }
 
     /// Whether a source is busy or has a chunk that is needed.
@@ -516,7 +485,6 @@ impl Picker {
         let flights = &mut self.sources.get_mut(&id)?.flights;
         let at = flights.iter().position(|(flying, _)| *flying == index)?;
         let (_, since) = flights.remove(at);
-        self.busy -= usize::from(flights.is_empty());
         Some(since)
     }
 

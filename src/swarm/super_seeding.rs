@@ -1,151 +1,180 @@
-//! Super-seeding: a seeder with a complete file hints to each leecher different chunks that it has not
-//! uploaded yet.
+//! Super-seeding: a root with a complete file sends each member different chunks that it has not sent yet.
 //!
-//! A second upload of a chunk costs the swarm one chunk time while other chunks have not been uploaded at
-//! all. Leechers cannot see the requests of other leechers, but the seeder can. So it hints a few chunks to
-//! each leecher, different ones to each, that no leecher has requested. Hints are advice: a request for any
-//! other chunk is served.
+//! A second upload of a chunk costs the swarm one chunk time while other chunks have not been uploaded at all. Members
+//! cannot see the requests of other members, but the root can. So a member requests *some* chunk, and the root chooses
+//! one that has not been sent, until each chunk has been sent once (or is known to be elsewhere: other roots send, too).
 //!
-//! Invariant: a chunk is in the hints of at most one leecher. A request for it removes it from all hints; it
-//! is hinted again only to replace a slow or lost upload.
+//! Invariant: a chunk counts as sent if it was sent to a member that is still connected, or if two peers have it; the
+//! claim of one peer alone does not mark a chunk as sent.
 
 use crate::content::{Bitfield, ChunkIndex};
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
-/// Number of outstanding hints of each leecher.
-const HINTS: usize = 2;
+/// How far a chunk is known to have spread, among members identified by `C`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spread<C> {
+    Unsent,
+    /// Not sent, but this member claims to have it.
+    Claimed(C),
+    /// Sent to this member, and known of no other.
+    Sent(C),
+    /// Known of two members, or of one that has been sent it and another one.
+    Replicated,
+}
 
-/// Tracks which chunks have been requested from this seeder and uploaded, for leechers identified by `C`.
+impl<C> Spread<C> {
+    fn is_unsent(&self) -> bool {
+        matches!(self, Spread::Unsent | Spread::Claimed(_))
+    }
+}
+
+/// Tracks which chunks this root has sent.
 #[derive(Debug)]
 pub struct SuperSeeder<C> {
-    /// Chunks that have been neither requested nor hinted, in random order.
-    waiting: Vec<ChunkIndex>,
-    hinted: BTreeMap<C, Vec<ChunkIndex>>,
-    /// Uploads in flight, the oldest first: chunk, leecher, and whether it has since been hinted to a second
-    /// leecher.
-    in_flight: Vec<(ChunkIndex, C, bool)>,
+    spread: Vec<Spread<C>>,
+    /// Chunks in random order, the next one last: all that are unsent, and some that have been sent meanwhile.
+    queue: Vec<ChunkIndex>,
+    unsent: usize,
 }
 
 impl<C: Copy + Ord> SuperSeeder<C> {
-    /// Starts with all chunks of `have` neither requested nor hinted.
-    pub fn new(have: &Bitfield, random: &mut fastrand::Rng) -> Self {
-        let mut waiting: Vec<ChunkIndex> = have.iter().collect();
-        random.shuffle(&mut waiting);
-        Self { waiting, hinted: BTreeMap::new(), in_flight: Vec::new() }
+    /// Starts with all `count` chunks unsent.
+    pub fn new(count: u32, random: &mut fastrand::Rng) -> Self {
+        let mut queue: Vec<ChunkIndex> = (0..count).map(ChunkIndex).collect();
+        random.shuffle(&mut queue);
+        Self { spread: vec![Spread::Unsent; count as usize], unsent: queue.len(), queue }
     }
 
-    /// Adds a leecher that uploads the chunks that it receives. Returns its hints.
-    pub fn join(&mut self, client: C) -> Vec<ChunkIndex> {
-        self.hinted.entry(client).or_default();
-        self.fill(client)
+    /// Whether each chunk has been sent.
+    pub fn is_spent(&self) -> bool {
+        self.unsent == 0
     }
 
-    /// Handles a request for a chunk. Returns new hints for a leecher that has joined.
-    pub fn asked(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
-        let hinted = self.hinted.values_mut();
-        let lists = std::iter::once(&mut self.waiting).chain(hinted);
-        for list in lists {
-            if let Some(at) = list.iter().position(|other| *other == index) {
-                list.remove(at);
-                break;
+    /// Chooses an unsent chunk that is not in `has`, and marks it as sent to a member. A chunk that another member
+    /// claims to have is chosen last. `None` if there is none.
+    pub fn next(&mut self, member: C, has: &Bitfield) -> Option<ChunkIndex> {
+        if self.queue.len() > 2 * self.unsent {
+            self.queue.retain(|index| self.spread[index.at()].is_unsent());
+        }
+        let lacks = |index: &&ChunkIndex| self.spread[index.at()].is_unsent() && !has.has(**index);
+        let is_unclaimed = |index: &&ChunkIndex| lacks(index) && self.spread[index.at()] == Spread::Unsent;
+        let mut queue = self.queue.iter().rev();
+        let index = queue.find(is_unclaimed).or_else(|| self.queue.iter().rev().find(lacks)).copied()?;
+        self.sent(member, index);
+        Some(index)
+    }
+
+    /// Marks a chunk as sent to a member.
+    pub fn sent(&mut self, member: C, index: ChunkIndex) {
+        let spread = match self.spread.get(index.at()) {
+            Some(Spread::Claimed(other) | Spread::Sent(other)) if *other != member => Spread::Replicated,
+            Some(Spread::Replicated) | None => return,
+            Some(_) => Spread::Sent(member),
+        };
+        self.set(index, spread);
+    }
+
+    /// Notes the claim of a member that it has a chunk, or receives it from another peer.
+    pub fn claimed(&mut self, member: C, index: ChunkIndex) {
+        match self.spread.get(index.at()) {
+            Some(Spread::Unsent) => self.set(index, Spread::Claimed(member)),
+            Some(Spread::Claimed(other) | Spread::Sent(other)) if *other != member => {
+                self.set(index, Spread::Replicated);
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes a member. Chunks that only it has are unsent again.
+    pub fn leave(&mut self, member: C) {
+        let queued: HashSet<ChunkIndex> = self.queue.iter().copied().collect();
+        for index in (0..self.spread.len() as u32).map(ChunkIndex) {
+            match self.spread[index.at()] {
+                Spread::Claimed(other) if other == member => self.set(index, Spread::Unsent),
+                Spread::Sent(other) if other == member => {
+                    self.set(index, Spread::Unsent);
+                    if !queued.contains(&index) {
+                        self.queue.push(index);
+                    }
+                }
+                _ => {}
             }
         }
-        if self.hinted.contains_key(&client) {
-            self.in_flight.push((index, client, false));
-        }
-        self.fill(client)
     }
 
-    /// Handles the end of an upload: the chunk need not be hinted again. Returns new hints for the receiver.
-    pub fn left(&mut self, client: C, index: ChunkIndex) -> Vec<ChunkIndex> {
-        self.in_flight.retain(|(other, ..)| *other != index);
-        self.fill(client)
-    }
-
-    /// Removes a leecher. Its hints, and the chunks in flight to it alone, become available for other
-    /// leechers.
-    pub fn leave(&mut self, client: C) {
-        let mut released = self.hinted.remove(&client).unwrap_or_default();
-        let lost = self.in_flight.iter().filter(|(_, owner, _)| *owner == client);
-        released.extend(lost.map(|(index, ..)| *index));
-        self.in_flight.retain(|(_, owner, _)| *owner != client);
-        for index in released {
-            let is_hinted = self.hinted.values().any(|hinted| hinted.contains(&index));
-            let is_in_flight = self.in_flight.iter().any(|(other, ..)| *other == index);
-            if !is_hinted && !is_in_flight && !self.waiting.contains(&index) {
-                self.waiting.push(index);
-            }
-        }
-    }
-
-    fn fill(&mut self, client: C) -> Vec<ChunkIndex> {
-        let Some(hinted) = self.hinted.get(&client) else { return Vec::new() };
-        let count = HINTS.saturating_sub(hinted.len()).min(self.waiting.len());
-        let mut hints = self.waiting.split_off(self.waiting.len() - count);
-        if hints.is_empty() && hinted.is_empty() {
-            hints.extend(self.take_over(client));
-        }
-        self.hinted.entry(client).or_default().extend(&hints);
-        hints
-    }
-
-    /// Picks a hint for a leecher that has none once all chunks are hinted: takes one from the leecher with
-    /// the most open hints, otherwise the oldest upload in flight to another leecher.
-    fn take_over(&mut self, client: C) -> Option<ChunkIndex> {
-        let most = self.hinted.values_mut().max_by_key(|hinted| hinted.len());
-        if let Some(index) = most.and_then(Vec::pop) {
-            return Some(index);
-        }
-        let slow = self.in_flight.iter_mut().find(|(_, owner, rehinted)| *owner != client && !rehinted);
-        slow.map(|(index, _, rehinted)| {
-            *rehinted = true;
-            *index
-        })
+    fn set(&mut self, index: ChunkIndex, spread: Spread<C>) {
+        let before = std::mem::replace(&mut self.spread[index.at()], spread);
+        self.unsent += usize::from(spread.is_unsent());
+        self.unsent -= usize::from(before.is_unsent());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn each_chunk_is_hinted_to_one_leecher_and_requested_chunks_to_none() {
-        let mut seeder = SuperSeeder::new(&Bitfield::all(7), &mut fastrand::Rng::with_seed(3));
-        let (one, two) = (seeder.join(1), seeder.join(2));
-        assert_eq!((one.len(), two.len()), (HINTS, HINTS));
-        assert!(one.iter().all(|index| !two.contains(index)));
-        let more = seeder.asked(1, one[0]);
-        assert_eq!(more.len(), 1, "a new hint replaces the requested chunk");
-        assert!(seeder.asked(9, two[0]).is_empty(), "a leecher that has not joined gets no hints");
-        assert!(seeder.asked(9, two[0]).is_empty(), "a repeated request");
-        assert_eq!(seeder.asked(2, two[1]).len(), HINTS);
-        assert!(seeder.asked(2, two[1]).is_empty(), "no chunk is left to hint");
-        assert!(seeder.left(1, one[0]).is_empty(), "it has two open hints");
-        seeder.leave(1);
-        let mut left = seeder.join(3);
-        left.sort_unstable();
-        let mut given_back = vec![one[1], more[0]];
-        given_back.sort_unstable();
-        assert_eq!(left, given_back, "the hints of the leecher that left");
+    fn having(chunks: &[u32]) -> Bitfield {
+        let mut have = Bitfield::none(9);
+        chunks.iter().for_each(|index| _ = have.insert(ChunkIndex(*index)));
+        have
+    }
+
+    fn seeder() -> SuperSeeder<u32> {
+        SuperSeeder::new(9, &mut fastrand::Rng::with_seed(3))
     }
 
     #[test]
-    fn a_leecher_without_hints_takes_over_and_lost_uploads_are_hinted_again() {
-        let mut seeder = SuperSeeder::new(&Bitfield::all(4), &mut fastrand::Rng::with_seed(3));
-        let (one, two) = (seeder.join(1), seeder.join(2));
-        for index in &one {
-            seeder.asked(1, *index);
+    fn each_chunk_is_chosen_once_and_claimed_ones_last() {
+        let mut seeder = seeder();
+        seeder.claimed(1, ChunkIndex(4));
+        seeder.sent(1, ChunkIndex(5));
+        let chosen = |seeder: &mut SuperSeeder<u32>, member, has: &[u32]| {
+            std::iter::from_fn(|| seeder.next(member, &having(has))).map(|index| index.0).collect::<Vec<_>>()
+        };
+        let mut first = chosen(&mut seeder, 1, &[4, 0]);
+        first.sort_unstable();
+        assert_eq!(first, [1, 2, 3, 6, 7, 8]);
+        assert!(!seeder.is_spent());
+        assert_eq!(chosen(&mut seeder, 2, &[]), [0, 4]);
+        assert!(seeder.is_spent());
+    }
+
+    #[test]
+    fn a_chunk_of_a_member_that_leaves_is_sent_again_unless_another_member_has_it() {
+        let mut seeder = seeder();
+        while seeder.next(1, &having(&[])).is_some() {}
+        seeder.claimed(1, ChunkIndex(0));
+        seeder.claimed(2, ChunkIndex(3));
+        seeder.leave(1);
+        assert!(!seeder.is_spent());
+        seeder.claimed(2, ChunkIndex(4));
+        assert_eq!(seeder.unsent, 8, "one claim alone does not count");
+        seeder.claimed(3, ChunkIndex(4));
+        assert_eq!(seeder.unsent, 7);
+        seeder.claimed(3, ChunkIndex(99));
+        seeder.sent(3, ChunkIndex(99));
+    }
+
+    proptest! {
+        #[test]
+        fn unsent_chunks_are_counted_and_can_be_chosen(steps in prop::collection::vec((0u8..4, 0u32..3, 0u32..9), 0..80)) {
+            let mut seeder = seeder();
+            for (kind, member, index) in steps {
+                match kind {
+                    0 => _ = seeder.next(member, &having(&[index])),
+                    1 => seeder.sent(member, ChunkIndex(index)),
+                    2 => seeder.claimed(member, ChunkIndex(index)),
+                    _ => seeder.leave(member),
+                }
+                let unsent = seeder.spread.iter().filter(|spread| spread.is_unsent()).count();
+                prop_assert_eq!(unsent, seeder.unsent);
+            }
+            let mut left = seeder.unsent;
+            while seeder.next(7, &having(&[])).is_some() {
+                left -= 1;
+            }
+            prop_assert!(left == 0 && seeder.is_spent());
         }
-        assert!(
-            seeder.left(1, one[0]).iter().all(|index| two.contains(index)),
-            "hints that leecher 2 has not requested"
-        );
-        let mut seeder = SuperSeeder::new(&Bitfield::all(1), &mut fastrand::Rng::with_seed(3));
-        let (slow, none) = (seeder.join(1), seeder.join(2));
-        assert_eq!((slow.len(), none.len()), (1, 1), "the file has one chunk");
-        seeder.asked(2, slow[0]);
-        assert_eq!(seeder.join(3), slow, "the slow upload is hinted to a second leecher");
-        (2..=3).for_each(|client| seeder.leave(client));
-        assert_eq!(seeder.join(5), slow);
     }
 }

@@ -25,6 +25,20 @@ pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits on `changed`.
+pub fn wait<'a, T>(changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on `changed` until a notification, at most for the timeout. The mutex is unlocked during the wait.
+pub fn wait_timeout<'a, T>(
+    changed: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+) -> MutexGuard<'a, T> {
+    changed.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
+}
+
 /// Waits on `changed` while `condition` holds, at most for the timeout. The mutex is unlocked during the wait.
 pub fn wait_timeout_while<'a, T>(
     changed: &Condvar,

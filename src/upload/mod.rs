@@ -5,7 +5,6 @@
 
 pub mod load;
 pub mod offers;
-pub mod pacing;
 pub mod prover;
 mod rate_limit;
 pub mod receivers;

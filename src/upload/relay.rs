@@ -10,11 +10,10 @@
 
 use crate::content::limits::UNREQUESTED_ARRIVALS_MAX;
 use crate::content::{ChunkIndex, FileId};
+use crate::swarm::rings::SendRate;
 use crate::sync::{lock, wait_timeout_while};
-use crate::upload::pacing::Pacing;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +23,8 @@ const HELD_BACK_BYTES: usize = 1_024;
 /// Unit of forwarding, bytes: the payload of ten full Ethernet packets. Smaller blocks would cause partly
 /// filled packets, larger ones add latency at each step of a chain.
 const BLOCK_BYTES: usize = 10 * 1_448;
+/// Requests of other peers that are recorded until the download takes them.
+const REQUESTS_RECORDED_MAX: usize = 4_096;
 /// Capacity of a subscriber's queue of arriving chunks; beyond it the subscriber learns of a chunk when it is
 /// stored.
 const ARRIVALS_QUEUED_MAX: usize = 256;
@@ -33,8 +34,8 @@ struct RelayTable {
     partial: HashMap<(FileId, ChunkIndex), Arc<PartialChunk>>,
     /// Subscribers by file and number.
     subscribers: HashMap<FileId, HashMap<u64, ArrivalSender>>,
-    /// Chunks being sent to peers that serve, by number.
-    sent: HashMap<u64, (FileId, SocketAddr, Arc<Mutex<SendTime>>)>,
+    /// Uploads of the files that this peer downloads.
+    uploads: HashMap<FileId, Uploads>,
     last: u64,
 }
 
@@ -61,14 +62,9 @@ impl ArrivalSender {
 
 /// Table of the chunks that are being received. Clones share it.
 #[derive(Clone, Default)]
-pub struct Relay(Arc<Mutex<RelayTable>>, Pacing);
+pub struct Relay(Arc<Mutex<RelayTable>>);
 
 impl Relay {
-    /// Pacing of files that are distributed in several stripes.
-    pub fn pacing(&self) -> &Pacing {
-        &self.1
-    }
-
     /// Registers a chunk whose first bytes are arriving, and tells subscribers. `None` if it is already
     /// arriving from another source, or no subscriber wants to know: then the bytes are not copied.
     pub fn begin(&self, file: FileId, index: ChunkIndex, length: u32) -> Option<PartialChunkWriter> {
@@ -119,64 +115,63 @@ impl Relay {
         ArrivalSubscription { chunks, entry: Some((self.clone(), file, number)), unrequested }
     }
 
-    /// Records that a chunk is being sent to the peer that serves at `to`, until the returned value is dropped.
-    pub fn send_to(&self, file: FileId, to: SocketAddr) -> ChunkSend {
-        let sent = Arc::new(Mutex::new(SendTime::default()));
+    /// Observes the uploads of a file that this peer downloads until the returned value is dropped.
+    pub fn observe_uploads(&self, file: FileId) -> UploadObserver {
+        lock(&self.0).uploads.insert(file, Uploads::default());
+        UploadObserver { relay: self.clone(), file }
+    }
+
+    /// Records that bytes of a file are about to be sent. Returns the time to wait before.
+    pub fn pace(&self, file: FileId, bytes: u64) -> Duration {
         let mut table = lock(&self.0);
-        table.last += 1;
-        let number = table.last;
-        table.sent.insert(number, (file, to, sent.clone()));
-        ChunkSend { relay: self.clone(), number, sent }
-    }
-
-    /// The only active receiver and its send time; `None` if the uplink is shared or the chunk is of another
-    /// file. With several receivers on one uplink, none can be measured.
-    pub fn only_receiver(&self, file: FileId) -> Option<(SocketAddr, Duration)> {
-        let table = lock(&self.0);
-        let mut all = table.sent.values().filter(|_| table.sent.len() == 1);
-        let (_, to, sent) = all.find(|(of, ..)| *of == file)?;
-        let sent = lock(sent);
-        Some((*to, sent.total + sent.since.map(|since| since.elapsed()).unwrap_or_default()))
+        let Some(uploads) = table.uploads.get_mut(&file) else { return Duration::ZERO };
+        let now = uploads.started.get_or_insert_with(Instant::now).elapsed();
+        uploads.rate.send(bytes, now)
     }
 }
 
-/// Send time of a chunk, without the time spent waiting for its bytes.
+/// Uploads of one file during its download.
 #[derive(Default)]
-struct SendTime {
-    total: Duration,
-    /// Start of the running timer, if any.
-    since: Option<Instant>,
+struct Uploads {
+    /// Chunks that other peers have requested, up to [`REQUESTS_RECORDED_MAX`].
+    requested: Vec<ChunkIndex>,
+    rate: SendRate,
+    started: Option<Instant>,
 }
 
-/// A chunk being sent to a peer.
-pub struct ChunkSend {
+/// Observes and slows down the uploads of one file.
+pub struct UploadObserver {
     relay: Relay,
-    number: u64,
-    sent: Arc<Mutex<SendTime>>,
+    file: FileId,
 }
 
-impl ChunkSend {
-    /// Runs the send timer until the returned value is dropped.
-    pub fn start_timer(&self) -> SendTimer<'_> {
-        lock(&self.sent).since = Some(Instant::now());
-        SendTimer(self)
+impl UploadObserver {
+    /// Takes the chunks that other peers have requested since the last call.
+    pub fn take_requested(&self) -> Vec<ChunkIndex> {
+        let mut table = lock(&self.relay.0);
+        table
+            .uploads
+            .get_mut(&self.file)
+            .map(|uploads| std::mem::take(&mut uploads.requested))
+            .unwrap_or_default()
+    }
+
+    /// Whether another peer has subscribed to the arriving chunks of the file.
+    pub fn has_subscribers(&self) -> bool {
+        lock(&self.relay.0).subscribers.contains_key(&self.file)
+    }
+
+    /// Sends at half of the largest rate from now on, or again at full rate.
+    pub fn set_halved(&self, is_halved: bool) {
+        if let Some(uploads) = lock(&self.relay.0).uploads.get_mut(&self.file) {
+            uploads.rate.set_halved(is_halved);
+        }
     }
 }
 
-impl Drop for ChunkSend {
+impl Drop for UploadObserver {
     fn drop(&mut self) {
-        lock(&self.relay.0).sent.remove(&self.number);
-    }
-}
-
-/// Running send timer.
-pub struct SendTimer<'a>(&'a ChunkSend);
-
-impl Drop for SendTimer<'_> {
-    fn drop(&mut self) {
-        let mut sent = lock(&self.0.sent);
-        let elapsed = sent.since.take().map(|since| since.elapsed());
-        sent.total += elapsed.unwrap_or_default();
+        lock(&self.relay.0).uploads.remove(&self.file);
     }
 }
 
@@ -202,8 +197,14 @@ impl ArrivalSubscription {
     }
 
     /// Records that the peer has requested a chunk of this file.
-    pub fn record_request(&self) {
+    pub fn record_request(&self, index: ChunkIndex) {
         self.unrequested.store(0, Ordering::Relaxed);
+        let Some((relay, file, _)) = &self.entry else { return };
+        if let Some(uploads) = lock(&relay.0).uploads.get_mut(file)
+            && uploads.requested.len() < REQUESTS_RECORDED_MAX
+        {
+            uploads.requested.push(index);
+        }
     }
 }
 
@@ -395,20 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn send_time_is_measured_only_for_a_single_receiver() {
+    fn requests_of_subscribers_are_recorded_while_a_download_observes_them() {
         let relay = Relay::default();
-        let [one, two] = [7001, 7002].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        assert_eq!(relay.only_receiver(FILE), None);
-        let first = relay.send_to(FILE, one);
-        assert_eq!(relay.only_receiver(FILE), Some((one, Duration::ZERO)), "the timer has not started");
-        drop(first.start_timer());
-        let (_, took) = relay.only_receiver(FILE).unwrap();
-        assert_eq!(relay.only_receiver(FILE), Some((one, took)), "the timer has stopped");
-        assert_eq!(relay.only_receiver(FileId([4; 32])), None);
-        let second = relay.send_to(FileId([4; 32]), two);
-        assert_eq!(relay.only_receiver(FILE), None, "the uplink is shared");
-        drop((first, second));
-        assert!(lock(&relay.0).sent.is_empty());
+        let subscription = relay.subscribe(FILE);
+        subscription.record_request(INDEX);
+        let observer = relay.observe_uploads(FILE);
+        assert!(observer.take_requested().is_empty() && observer.has_subscribers());
+        subscription.record_request(INDEX);
+        assert_eq!(observer.take_requested(), [INDEX]);
+        assert!(observer.take_requested().is_empty());
+        (0..9_999).for_each(|_| subscription.record_request(INDEX));
+        assert_eq!(observer.take_requested().len(), REQUESTS_RECORDED_MAX);
+        drop(subscription);
+        assert!(!observer.has_subscribers());
+        drop(observer);
+        assert!(lock(&relay.0).uploads.is_empty());
     }
 
     #[test]
@@ -431,7 +433,7 @@ mod tests {
         assert!(relay.begin(FILE, INDEX, 1).is_some());
         (0..UNREQUESTED_ARRIVALS_MAX).for_each(|index| drop(relay.begin(FILE, ChunkIndex(index), 1)));
         assert!(relay.begin(FILE, INDEX, 1).is_none() && relay.get(FILE, INDEX).is_none());
-        subscription.record_request();
+        subscription.record_request(INDEX);
         assert!(relay.begin(FILE, INDEX, 1).is_some());
     }
 
@@ -447,7 +449,7 @@ mod tests {
             assert_eq!(begin(index), Some(ChunkIndex(index)));
         }
         assert_eq!(begin(100), None);
-        subscription.record_request();
+        subscription.record_request(INDEX);
         assert_eq!(begin(101), Some(ChunkIndex(101)));
     }
 

@@ -18,13 +18,19 @@ use crate::protocol::tokens::{KeyPrint, Nonce};
 use crate::protocol::tracker::OfferedFile;
 use crate::storage::StoreError;
 use crate::swarm::distribution::CompletionReport;
+use crate::swarm::rings::Site;
 use crate::upload::offers::Offer;
 use crate::upload::receivers::ReceiverConnection;
+use crate::upload::subscribers::QueuedTransfer;
 use chunk_sender::ChunkSender;
 use crossbeam_channel::{Receiver, TryRecvError};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use subscriptions::{Subscriptions, Wakeup, send_hints};
+use std::time::Duration;
+use subscriptions::{Subscriptions, Wakeup};
+
+/// Interval at which messages of a root are sent while its transfer waits for others.
+const NOTICE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Writer thread of a connection.
 pub(super) struct ResponseWriter<'a> {
@@ -37,16 +43,18 @@ pub(super) struct ResponseWriter<'a> {
 }
 
 impl<'a> ResponseWriter<'a> {
-    /// Creates the writer of a connection from `from`; `serves` is the address of the peer's upload server, if any.
+    /// Creates the writer of a connection from `from`; `serves` is the address of the peer's upload server, if any, with
+    /// its site.
     pub fn new(
         context: &'a ResponseContext,
         writer: FrameWriter,
         from: SocketAddr,
-        serves: Option<SocketAddr>,
+        serves: Option<(SocketAddr, Site)>,
     ) -> Self {
+        let address = serves.as_ref().map(|(address, _)| *address);
         let subscriptions = Subscriptions::new(context, serves);
-        let chunk_sender = ChunkSender::new(context, from, serves);
-        let receiver = ReceiverConnection::new(context.offers.receivers(), from, serves);
+        let chunk_sender = ChunkSender::new(context, from);
+        let receiver = ReceiverConnection::new(context.offers.receivers(), from, address);
         Self { context, writer, from, subscriptions, chunk_sender, receiver }
     }
 
@@ -86,15 +94,20 @@ impl<'a> ResponseWriter<'a> {
                     false => self.refuse_unknown_file(file, None),
                 }
             }
-            PeerRequest::Chunk { file, index } => self.send_chunk(file, index),
-            PeerRequest::Overtake { file, stripe, sure } => {
+            PeerRequest::Chunk { file, index } => {
+                let _transfer = self.await_transfer(file)?;
+                subscribers.record_sent(self.subscriptions.id(), file, index);
+                self.send_chunk(file, index)
+            }
+            PeerRequest::Join { file } => {
                 self.receiver.touch();
-                subscribers.reassign(self.subscriptions.id(), file, usize::from(stripe), sure);
+                subscribers.join(self.subscriptions.id(), file);
                 Ok(())
             }
-            PeerRequest::Slow { file, peer } => {
+            PeerRequest::Next { file, have } => self.send_next(file, &have),
+            PeerRequest::Unreachable { file, peer } => {
                 self.receiver.touch();
-                subscribers.report_slow(self.subscriptions.id(), file, peer);
+                subscribers.unreachable(self.subscriptions.id(), file, peer);
                 Ok(())
             }
             PeerRequest::Corrupt { file, index } => {
@@ -231,20 +244,41 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// Sends a chunk that is stored or being received, with hints before and after it.
+    /// Waits until a transfer of a file may begin: a root sends few chunks at the same time.
+    fn await_transfer(&mut self, file: FileId) -> Result<Option<QueuedTransfer>, StreamError> {
+        let id = self.subscriptions.id();
+        let Some(queue) = self.context.subscribers.transfers(id, file) else { return Ok(None) };
+        let transfer = queue.enqueue();
+        while !transfer.wait(NOTICE_INTERVAL, &self.context.shutdown) {
+            if self.context.shutdown.is_stopped() {
+                return Err(StreamError::Closed);
+            }
+            self.subscriptions.send_notices(&mut self.writer)?;
+        }
+        Ok(Some(transfer))
+    }
+
+    /// Sends a chunk that this root has not sent yet.
+    fn send_next(&mut self, file: FileId, have: &[(ChunkIndex, ChunkIndex)]) -> Result<(), StreamError> {
+        let (subscribers, id) = (&self.context.subscribers, self.subscriptions.id());
+        subscribers.record_claims(id, file, have);
+        let _transfer = self.await_transfer(file)?;
+        match subscribers.choose(id, file) {
+            Some(index) => self.send_chunk(file, index),
+            None => self.writer.send(&PeerResponse::Spent { file, answer: true }),
+        }
+    }
+
+    /// Sends a chunk that is stored or being received.
     fn send_chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), StreamError> {
         let context = self.context;
         context.offers.served().fetch_add(1, Ordering::Relaxed);
-        self.subscriptions.record_request(file);
+        self.subscriptions.record_request(file, index);
         let _use = context.offers.load().begin();
         self.record_download(file);
-        self.chunk_sender.update_pacing(file);
         let Some(mut stored) = context.offers.stored(file, index) else {
             return self.refuse_unknown_file(file, Some(index));
         };
-        let id = self.subscriptions.id();
-        let hints = context.subscribers.record_request(id, file, index);
-        send_hints(file, hints, &mut self.writer)?;
         if matches!(stored, Err(StoreError::Missing(_))) {
             if let Some(partial) = context.offers.relay().get(file, index) {
                 let Some(slot) = context.slot(self.from.ip())? else { return self.refuse_busy(index) };
@@ -268,9 +302,7 @@ impl<'a> ResponseWriter<'a> {
                 if let Err(StreamError::Io(error)) = &sent {
                     context.report_read_error((file, index), &stored, error);
                 }
-                sent?;
-                let hints = context.subscribers.record_sent(id, file, index);
-                send_hints(file, hints, &mut self.writer)
+                sent
             }
             Err(error) => {
                 let code = match &error {

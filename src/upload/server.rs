@@ -5,14 +5,15 @@
 //! [`ChunkSource`](crate::storage::ChunkSource), which has verified it; of a chunk that is still being
 //! received, all but the last bytes may be sent earlier ([`relay`](crate::upload::relay)).
 
-use crate::content::FileId;
 use crate::content::limits::{self, PROTOCOL_VERSION, SERVE_QUEUE_MAX};
+use crate::content::{FileId, PeerName};
 use crate::net::framed_stream::split;
 use crate::net::{
     Activity, FrameReader, FrameWriter, Listener, Listening, Shutdown, StreamError, Threads, Timeouts,
 };
 use crate::protocol::ErrorCode;
 use crate::protocol::peer::{OpeningRequest, PeerRequest, PeerResponse};
+use crate::swarm::rings::Site;
 use crate::upload::offers::Offers;
 use crate::upload::response_writer::{ResponseContext, ResponseWriter};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -63,6 +64,8 @@ pub struct ServeOptions {
     pub in_flight: u64,
     /// Timeouts of incoming connections and of connections to other peers.
     pub timeouts: Timeouts,
+    /// Name of the site of this peer, if its user has given it.
+    pub site: Option<PeerName>,
 }
 
 impl Default for ServeOptions {
@@ -72,6 +75,7 @@ impl Default for ServeOptions {
             upload_limit: 0,
             in_flight: limits::IN_FLIGHT_BYTES,
             timeouts: Timeouts::default(),
+            site: None,
         }
     }
 }
@@ -81,6 +85,7 @@ struct Server {
     context: Arc<ResponseContext>,
     /// Bytes per second, 0 for no limit.
     upload_limit: u64,
+    site: Option<PeerName>,
     timeouts: Timeouts,
     discovered: Option<Sender<DiscoveredPeer>>,
     tracker: Option<Arc<dyn TrackerConnections>>,
@@ -133,6 +138,7 @@ fn start(
     let server = Server {
         context: Arc::new(context),
         upload_limit,
+        site: options.site.clone(),
         timeouts,
         discovered,
         tracker,
@@ -161,23 +167,26 @@ impl Server {
             (Ok(Opening { is_tracker: true, .. }), Some(tracker)) if tracker.is_running() => {
                 return tracker.serve(OpenedConnection { stream, reader, from, activity }, writer);
             }
-            (Ok(Opening { port, .. }), _) => port.map(|port| {
+            (Ok(Opening { port, site, .. }), _) => port.map(|port| {
                 // Keeps the scope of a link-local address.
                 let mut address = from;
                 address.set_port(port);
-                address
+                (address, Site::of(site.as_ref().map(PeerName::as_str), from.ip()))
             }),
             (Err(error), _) => return error,
         };
-        if let Err(error) = writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION }) {
+        if let Err(error) =
+            writer.send(&PeerResponse::Hello { version: PROTOCOL_VERSION, site: self.site.clone() })
+        {
             return error;
         }
         let (requests, queued) = bounded(SERVE_QUEUE_MAX);
+        let address = serves.as_ref().map(|(address, _)| *address);
         let writer_end = match self.spawn_writer(&stream, writer, from, serves, queued) {
             Ok(writer_end) => writer_end,
             Err(error) => return error.into(),
         };
-        let cause = self.take_requests(&mut reader, &requests, serves, activity);
+        let cause = self.take_requests(&mut reader, &requests, address, activity);
         drop(requests);
         // After a half-close the peer may still read the responses to its requests.
         if !matches!(cause, StreamError::Closed) {
@@ -194,7 +203,7 @@ impl Server {
         stream: &Arc<TcpStream>,
         mut writer: FrameWriter,
         from: SocketAddr,
-        serves: Option<SocketAddr>,
+        serves: Option<(SocketAddr, Site)>,
         queued: Receiver<PeerRequest>,
     ) -> io::Result<Receiver<Infallible>> {
         let (running, writer_end) = bounded::<Infallible>(0);
@@ -247,6 +256,8 @@ impl Server {
 struct Opening {
     /// Port of the peer's upload server, if any.
     port: Option<u16>,
+    /// Site that the peer names, if any.
+    site: Option<PeerName>,
     /// Whether the tracker protocol follows.
     is_tracker: bool,
 }
@@ -258,8 +269,8 @@ fn read_hello(
     timeout: Duration,
 ) -> Result<Opening, StreamError> {
     let (code, text) = match reader.message(timeout) {
-        Ok(OpeningRequest::Hello { version: PROTOCOL_VERSION, port, tracker }) => {
-            return Ok(Opening { port: port.filter(|port| *port != 0), is_tracker: tracker });
+        Ok(OpeningRequest::Hello { version: PROTOCOL_VERSION, port, site, tracker }) => {
+            return Ok(Opening { port: port.filter(|port| *port != 0), site, is_tracker: tracker });
         }
         Ok(OpeningRequest::Hello { version, .. }) => {
             let text = format!("this peer speaks protocol version {PROTOCOL_VERSION}, not {version}");

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::{env, fs};
 
 /// Source files, and for each the text before which the copied part ends.
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 5] = [
+    ("download/handover", "#[cfg(test)]"),
     ("net/shutdown", "#[cfg(test)]"),
     // Scoped threads cannot outlive their borrows, and the substitutes have no builder for them.
     ("net/threads", "/// Runs `work` in `count` threads"),

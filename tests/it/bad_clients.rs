@@ -112,7 +112,7 @@ fn hello_messages_sent_byte_by_byte_do_not_block_other_clients() {
         scope.spawn(move || {
             let connect = |address: &SocketAddr| TcpStream::connect(address).unwrap();
             let mut dripping: Vec<TcpStream> = addresses.iter().cycle().take(400).map(connect).collect();
-            for byte in br#"{"type":"hello","version":3}"#.iter().cycle() {
+            for byte in br#"{"type":"hello","version":4}"#.iter().cycle() {
                 // Connections that the server has closed are not opened again.
                 dripping.retain_mut(|stream| stream.write_all(&[*byte]).is_ok());
                 if finished.load(Relaxed) || dripping.is_empty() {
@@ -138,7 +138,7 @@ fn thousands_of_connections_to_one_seeder_do_not_block_other_clients() {
     let held: Vec<Wire> = (0..idle_connection_count().min(5_000))
         .map(|_| {
             let mut wire = Wire::connect(address);
-            let _ = wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None });
+            let _ = wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None });
             wire
         })
         .collect();

@@ -237,7 +237,7 @@ fn a_received_file_name_never_escapes_the_folder() {
     let mut leechers: Vec<Program> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let answer = format!(
-            r#"{{"v":3,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+            r#"{{"v":4,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
             file.id(),
             peer.address
         );
@@ -254,7 +254,7 @@ fn a_received_file_name_never_escapes_the_folder() {
     assert!(!std::path::Path::new("/tmp/shoal-evil").exists());
     // The same response with a valid name succeeds, so that the name was the reason for the refusals above.
     let answer = format!(
-        r#"{{"v":3,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"fine","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+        r#"{{"v":4,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"fine","size":10,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
         file.id(),
         peer.address
     );
@@ -277,7 +277,7 @@ fn a_lookup_response_for_another_file_is_ignored() {
     let peer = wire::FakePeer::answering(&file, |_, right| Some(right));
     let answer = |name: &str| {
         format!(
-            r#"{{"v":3,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":11,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
+            r#"{{"v":4,"tx":TX,"message":{{"type":"found","files":[{{"id":"{}","name":"{name}","size":11,"chunks":1,"holders":1,"whole":["{}"],"partial":[]}}]}}}}"#,
             file.id(),
             peer.address
         )

@@ -84,7 +84,7 @@ fn receivers_that_do_not_read_hold_no_upload_slots() {
     let _slow: Vec<Wire> = (0..40)
         .map(|_| {
             let mut wire = slow_reader(seeder.address());
-            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
+            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
             for index in [0, 1, 0, 1, 0, 1, 0, 1].map(ChunkIndex) {
                 wire.send(&PeerRequest::Chunk { file: id, index }).unwrap();
             }

@@ -119,7 +119,7 @@ fn without_free_space_chunks_return_to_the_tracker_and_are_distributed_later() {
     offer(dir, &[("one", &one)]);
     let tracker = replicating_tracker(dir, &["--offload"]);
     // Free space for six chunks each: sixteen replicas fit on three volunteers, not on two.
-    let lend = ["--volunteer", "3100KiB"];
+    let lend = ["--volunteer", "400KiB"];
     let mut volunteers = ["a", "b", "c"].map(|name| volunteer(dir, name, tracker.address(), &lend));
     wait_status(tracker.address(), "offloaded", |status| is_safe(status, 1) && file(status, "one").offloaded);
     volunteers[0].kill9();
@@ -321,7 +321,7 @@ fn a_volunteer_never_holds_more_than_it_offered() {
     offer(dir, &[("one", &bytes(1, 20))]);
     let tracker = replicating_tracker(dir, &[]);
     let names = ["a", "b", "c"];
-    let _volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &["--volunteer", "2MiB"]));
+    let _volunteers = names.map(|name| volunteer(dir, name, tracker.address(), &["--volunteer", "256KiB"]));
     // Space for four chunks each, of which a file that is larger than all space leaves an eighth free: nine replicas.
     let status = wait_status(tracker.address(), "full", |status| {
         status.copies.verified == 9 && status.repair.running == 0
@@ -329,7 +329,7 @@ fn a_volunteer_never_holds_more_than_it_offered() {
     assert!(status.copies.short > 0);
     for name in names {
         let used: u64 = chunk_files(&dir.join(name)).iter().map(|path| path.metadata().unwrap().len()).sum();
-        assert!(used <= 2 << 20, "{name} holds {used} bytes");
+        assert!(used <= 256 << 10, "{name} holds {used} bytes");
     }
 }
 

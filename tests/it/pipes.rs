@@ -164,7 +164,7 @@ fn ctrl_c_ends_a_download_to_a_reader_that_takes_nothing() {
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let file = write(dir, "a.bin", &random_bytes(5, 4 << 20));
     let tracker = tracker(dir, &[]);
-    let _seeder = seeder(dir, &file, &tracker, &[]);
+    let _seeder = seeder(dir, &file, &tracker, &["--chunk-size", "512KiB"]);
     let pipe = fifo(&there, "pipe");
     let args = ["a.bin", "--out", "pipe", "-v", "--tracker", &tracker.address().to_string()];
     let mut leecher = Program::start_interruptible("leecher", &args, &there);
@@ -206,7 +206,7 @@ fn a_seeder_offers_standard_input_from_a_file_without_a_name() {
     let args = ["-f", "-", "--as", "in.bin", "-p", "0", "--tracker", &address, "--name", "feeder"];
     let mut seeder = Program::start_by(&["sh", "-c", &script], "seeder", &args, dir);
     std::fs::write(&pipe, &bytes).unwrap();
-    tracker.wait_for_text("- feeder has 5 of 5 chunks of in.bin");
+    tracker.wait_for_text("- feeder has 33 of 33 chunks of in.bin");
     assert_eq!(names_in(&spools), [""; 0]);
     leecher(&there, tracker.address(), &["in.bin"]).ends_with(0);
     assert_holds(&there.join("in.bin"), &bytes);
@@ -230,7 +230,7 @@ fn a_seeder_offers_the_content_of_a_fifo_under_its_name() {
     let mut writer = File::options().write(true).open(&pipe).unwrap();
     bytes.chunks(300_000).for_each(|piece| writer.write_all(piece).unwrap());
     drop(writer);
-    tracker.wait_for_text("- feeder has 2 of 2 chunks of pipe");
+    tracker.wait_for_text("- feeder has 16 of 16 chunks of pipe");
     // The next writer changes nothing about what is offered.
     leecher(&there, tracker.address(), &["pipe", "--out", "copy"]).ends_with(0);
     assert_holds(&there.join("copy"), &bytes);

@@ -120,7 +120,7 @@ fn a_seeder_exits_while_a_peer_sends_requests_and_does_not_read() {
     let id = Whole::new(bytes, 512 << 10).id();
     let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(seeder.address())).collect();
     for wire in &mut wires {
-        wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
+        wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
         fill_send_buffer(wire, &PeerRequest::Chunk { file: id, index: ChunkIndex(3) });
     }
     seeder.wait_for_text("serving chunk");

@@ -1,6 +1,7 @@
 //! Several files: names, ids, patterns and all files, their folder, their exit code, and the command for each.
 
 use crate::common::*;
+use shoal::content::limits::CHUNK_SIZE;
 use std::path::Path;
 
 /// A tracker and one seeder for each file.
@@ -18,7 +19,7 @@ fn shared(dir: &Path, files: &[(&str, &[u8])]) -> (Program, Vec<Program>) {
 
 /// The id that a seeder prints.
 fn id_of(bytes: &[u8]) -> String {
-    wire::Whole::new(bytes.to_vec(), 512 << 10).id().to_string()
+    wire::Whole::new(bytes.to_vec(), CHUNK_SIZE).id().to_string()
 }
 
 /// Names of the files in a folder, without the log.
@@ -158,7 +159,7 @@ fn a_leecher_serves_its_completed_files_while_it_downloads_others() {
     let _slow = seeder(dir, &write(dir, "second", &second), &tracker, &slow);
     let leeches = leecher(&there, tracker.address(), &["first", "second", "--name", "relay"]);
     leeches.wait_for_text("Successfully downloaded first");
-    tracker.wait_for_text("relay has 1 of 1 chunks of first");
+    tracker.wait_for_text("relay has 2 of 2 chunks of first");
     drop(fast);
     tracker.wait_for_text("fast");
     let mut last = leecher(&other, tracker.address(), &["first"]);

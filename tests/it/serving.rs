@@ -34,8 +34,8 @@ impl Slow {
     fn leecher_with_peer(&self, flags: &[&str]) -> (Program, Wire) {
         let leecher = self.leecher(flags);
         let mut peer = Wire::connect(leecher.address());
-        peer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
-        assert_eq!(peer.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
+        peer.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
+        assert_eq!(peer.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }));
         let summary = wire_summary(&self.bytes);
         peer.send(&PeerRequest::Have { file: summary }).unwrap();
         assert!(matches!(peer.message(), Some(PeerResponse::Have { .. })));

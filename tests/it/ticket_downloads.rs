@@ -4,7 +4,7 @@
 use crate::common::wire::{FakePeer, Udp, Whole, Wire};
 use crate::common::*;
 use shoal::content::FileName;
-use shoal::content::limits::PROTOCOL_VERSION;
+use shoal::content::limits::{CHUNK_SIZE, PROTOCOL_VERSION};
 use shoal::protocol::ErrorCode;
 use shoal::protocol::frame::encode;
 use shoal::protocol::peer::{PeerRequest, PeerResponse};
@@ -126,13 +126,13 @@ fn registers(addresses: impl Fn(SocketAddr, SocketAddr) -> (Vec<SocketAddr>, Vec
     let (dir, there) = (place.path(), subfolder(place.path(), "there"));
     let other = subfolder(place.path(), "other");
     let bytes = random_bytes(5, 200_000);
-    let whole = Whole::new(bytes.clone(), 512 << 10);
+    let whole = Whole::new(bytes.clone(), CHUNK_SIZE);
     let tracker = tracker(dir, &[]);
     let seeder = seeder(dir, &write(dir, "a.bin", &bytes), &tracker, &[]);
     let (trackers, peers) = addresses(tracker.address(), seeder.address());
     let ticket = ticket("a.bin", &whole, &trackers, &peers);
     let stays = leech(&there, &ticket, &["--stay", "-p", "0", "--name", "anna"]);
-    tracker.wait_for_text("anna has 1 of 1 chunks of a.bin");
+    tracker.wait_for_text("anna has 4 of 4 chunks of a.bin");
     tracker.wait_for_text("anna has downloaded ");
     // The seeder leaves, and the tracker of the ticket names the other leecher.
     drop(seeder);
@@ -248,7 +248,7 @@ fn replaced(new: String) -> FakePeer {
     FakePeer::start(move |mut wire: Wire| {
         while let Some(request) = wire.message::<PeerRequest>() {
             let answer = match request {
-                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION },
+                PeerRequest::Hello { .. } => PeerResponse::Hello { version: PROTOCOL_VERSION, site: None },
                 _ => {
                     let text = format!("a.bin was replaced; its new id is {new}");
                     PeerResponse::Error { code: ErrorCode::Replaced, text, index: None }

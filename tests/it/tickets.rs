@@ -47,14 +47,14 @@ fn local_seeder(dir: &Path, file: &Path, extra: &[&str]) -> Program {
 }
 
 fn hello(port: Option<u16>) -> PeerRequest {
-    PeerRequest::Hello { version: PROTOCOL_VERSION, port }
+    PeerRequest::Hello { version: PROTOCOL_VERSION, port, site: None }
 }
 
 /// A connection of a peer that serves on a port.
 fn connect(seeder: &Program, port: u16) -> Wire {
     let mut wire = Wire::connect(seeder.address());
     wire.send(&hello(Some(port))).unwrap();
-    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
+    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }));
     wire
 }
 
@@ -348,7 +348,7 @@ fn download(wire: &mut Wire, id: FileId) {
     loop {
         match wire.message() {
             Some(PeerResponse::Chunk { length, .. }) => return drop(wire.payload(length)),
-            Some(PeerResponse::Hints { .. } | PeerResponse::Peers { .. }) => {}
+            Some(PeerResponse::Peers { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -395,7 +395,6 @@ fn the_table_of_peers_is_redrawn_in_place() {
         let completed =
             PeerRequest::Completed { file: id, report: ReportId(1), name: PeerName::new("bob").unwrap() };
         second.send(&completed).unwrap();
-        // Before it, `upstream` messages may arrive: the other peer has left.
         while second.message::<PeerResponse>().expect("an answer") != PeerResponse::Noted {}
         seeder.wait_for_all(&["bob", "serving", "disconnected", "1 of 2 complete"]);
         drop(second);

@@ -48,8 +48,8 @@ impl Servers {
         });
         let peers = self.peers.iter().map(|peer| {
             let mut wire = Wire::connect(peer.address());
-            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
-            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
+            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
+            assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }));
             wire
         });
         servers.chain(peers).collect()

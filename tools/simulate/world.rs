@@ -1,25 +1,21 @@
 //! The peers of a simulated swarm, and the events of the simulation in order of time.
 
 mod clients;
-mod connections;
 mod membership;
 mod peer;
+mod rings;
 mod setting;
 mod transfers;
-mod trees;
 
 pub use setting::{Outcome, Setting};
 
 use crate::agenda::Agenda;
 use crate::network::{Forecast, Link, Network};
-use clients::Clients;
-use connections::draw_connections;
 use peer::Peer;
 use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
-use shoal::swarm::picker::SourceId;
+use shoal::swarm::rings::Placement;
 use shoal::swarm::super_seeding::SuperSeeder;
-use shoal::swarm::trees::{Moved, Trees};
 use std::time::Duration;
 
 /// Interval at which a peer checks for late chunks, as in the daemons.
@@ -32,17 +28,21 @@ enum Event {
     Tick(usize),
     /// From, to: a request for a chunk.
     Asks(usize, usize, ChunkIndex),
-    /// From, to: the sender recommends chunks to request.
-    Hints(usize, usize, Vec<ChunkIndex>),
+    /// From, to: a request for a chunk of the seeder's choice, and the chunks that the peer has gained.
+    Next(usize, usize, Vec<ChunkIndex>),
+    /// From, to: the seeder has sent each chunk once.
+    Spent(usize, usize),
+    /// The transfer from a seeder to a peer may begin now.
+    Serve(usize, usize),
+    /// A connection of the first peer to the second one has been made.
+    Meet(usize, usize),
     /// The clients of this peer that are told immediately learn that a chunk started to arrive at this time.
     Coming(usize, ChunkIndex, Moment),
     /// All clients of this peer learn which chunks it has received.
     News(usize),
     BlockEnds(usize, u32),
-    /// Peers have a new predecessor in the trees of a seeder.
-    Placed(usize, Vec<Moved<usize>>),
-    /// From, to: a peer reports that its predecessor in a stripe is slow.
-    Overtakes(usize, usize, usize, bool),
+    /// A peer has a new predecessor in the rings of a seeder.
+    Placed(usize, Placement<usize>),
 }
 
 /// The state of a simulated swarm.
@@ -65,34 +65,37 @@ pub struct World {
 }
 
 impl World {
-    /// A swarm with a random graph of connections and random links.
+    /// A swarm with random links.
     pub fn new(setting: Setting) -> Self {
         let mut random = fastrand::Rng::with_seed(setting.seed);
         let count = setting.size.div_ceil(setting.chunk) as u32;
         let total = setting.seeders + setting.peers;
         let mut draw = |(least, most): (f64, f64)| least * (most / least).powf(random.f64());
+        let of = |ranges: &[(f64, f64)], peer: usize| ranges[peer % ranges.len()];
         let mut links: Vec<Link> = (0..total)
-            .map(|peer| match peer < setting.seeders {
-                true => Link::new(setting.seeder_up, setting.seeder_up),
-                false => Link::new(draw(setting.up), draw(setting.down)),
+            .map(|peer| match peer.checked_sub(setting.seeders) {
+                None => Link::new(setting.seeder_up, setting.seeder_up),
+                Some(leecher) => Link::new(draw(of(&setting.up, leecher)), draw(of(&setting.down, leecher))),
             })
             .collect();
+        if let (Some(slow), Some(last)) = (setting.slow_up, links.last_mut()) {
+            last.up = slow;
+        }
         if let (Some(slow), Some(last)) = (setting.slow, links.last_mut()) {
             *last = Link::new(slow, slow);
         }
-        let graph = draw_connections(&setting, &mut random);
-        let mut clients: Vec<Clients> = (0..total).map(|_| Clients::default()).collect();
-        for (peer, sources) in graph.iter().enumerate() {
-            sources.iter().for_each(|source| clients[*source].push(peer));
-        }
-        let peers = graph.into_iter().zip(clients).enumerate().map(|(peer, (sources, clients))| {
+        let peers = (0..total).map(|peer| {
             let seeds = peer < setting.seeders;
             let have = if seeds { Bitfield::all(count) } else { Bitfield::none(count) };
-            let fresh = (seeds && setting.hints).then(|| SuperSeeder::new(&have, &mut random));
-            let mut peer = Peer::new(have, sources, clients);
-            (peer.fresh, peer.alive) = (fresh, seeds);
-            peer.trees = Trees::new(setting.line_max, setting.stripes);
-            peer
+            let mut one = Peer::new(have, setting.seeders);
+            if seeds {
+                one.super_seeder = setting.super_seeds.then(|| SuperSeeder::new(count, &mut random));
+                one.has = vec![Bitfield::none(count); total];
+                one.alive = true;
+            } else {
+                one.sources = (0..setting.seeders).collect();
+            }
+            one
         });
         let mut world = Self {
             peers: peers.collect(),
@@ -181,6 +184,7 @@ impl World {
             bound: self.bound(),
             last: times.last().copied().unwrap_or(f64::NAN),
             median: times.get(times.len() / 2).copied().unwrap_or(f64::NAN),
+            mean: times.iter().sum::<f64>() / times.len().max(1) as f64,
             unfinished: self.waiting,
             seeder_sent: self.seeder_sent as f64 * self.setting.overhead,
             wasted: self.wasted as f64 / self.sent.max(1) as f64,
@@ -193,26 +197,24 @@ impl World {
             Event::Join(peer) => self.join(peer),
             Event::Die(peer) => self.die(peer),
             Event::Tick(peer) if self.peers[peer].fetches() => {
-                self.overtake(peer);
+                self.check_standing(peer);
                 self.ask_all(peer);
                 self.at(self.now + TICK_INTERVAL, Event::Tick(peer));
             }
             Event::Asks(from, to, index) if self.peers[from].alive && self.peers[to].alive => {
                 self.asked(from, to, index);
             }
-            Event::Hints(from, to, hints) if self.peers[from].alive && self.peers[to].alive => {
-                self.peers[to].picker.hint(SourceId(from as u32), &hints);
-                self.ask(to, from);
+            Event::Next(from, to, news) if self.peers[from].alive && self.peers[to].alive => {
+                self.asked_next(from, to, news);
             }
+            Event::Spent(from, to) if self.peers[to].alive => self.spent(from, to),
+            Event::Serve(from, to) => self.serve(from, to),
+            Event::Meet(peer, other) if self.peers[peer].sources.contains(&other) => self.meet(peer, other),
             Event::Coming(peer, index, began) if self.peers[peer].alive => {
                 self.announce_arrival(peer, index, began)
             }
             Event::News(peer) if self.peers[peer].alive => self.announce_received(peer),
-            Event::Placed(seeder, moved) => self.placed(seeder, moved),
-            Event::Overtakes(from, to, stripe, sure) if self.peers[from].alive => {
-                let moved = self.peers[to].trees.overtake(from, stripe, sure);
-                self.send_placements(to, moved);
-            }
+            Event::Placed(root, placement) => self.placed(root, placement),
             Event::BlockEnds(flow, version) => {
                 match self.network.ends(flow, version, self.now.as_secs_f64(), &mut self.forecasts) {
                     true => self.block_ends(flow),

@@ -14,6 +14,7 @@ pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use super::memory::usable_memory;
+use crate::content::PeerName;
 use crate::content::limits::{self, TRACKER_ADDRESS};
 use crate::net::source_address::set_sources;
 use crate::net::{Endpoint, Timeouts};
@@ -172,6 +173,10 @@ pub struct ServeFlags {
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = parse_rate, help = UPLOAD_LIMIT_HELP,
         help_heading = LIMITS)]
     pub upload_limit: u64,
+    /// Name of the group of hosts with fast links to this one; peers of a group download from each other first
+    /// [default: the network of the address, IPv4 /24 or IPv6 /64]
+    #[arg(long, value_name = "NAME", value_parser = |name: &str| PeerName::new(name), help_heading = NETWORK)]
+    pub site: Option<PeerName>,
     #[doc = "The limit on connections."]
     #[command(flatten)]
     pub connections: ConnectionsFlag,
@@ -208,6 +213,7 @@ impl ServeFlags {
             upload_limit: self.upload_limit,
             in_flight: self.connections.in_flight(),
             timeouts: self.timeouts.timeouts(),
+            site: self.site.clone(),
         }
     }
 }

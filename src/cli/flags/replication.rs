@@ -122,6 +122,7 @@ impl ReplicationFlags {
                 upload_limit: self.upload_limit,
                 in_flight: connections.in_flight(),
                 timeouts,
+                site: None,
             },
             settings,
             rebuild: self.rebuild,

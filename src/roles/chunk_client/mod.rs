@@ -170,6 +170,7 @@ fn serve_and_download(
         expected: agreed.clone(),
         sink: Arc::new(sink),
         port: None,
+        site: None,
         subscribe: false,
         limit: RateLimit::from_flag(config.download_limit),
         timeouts: config.serve.timeouts,

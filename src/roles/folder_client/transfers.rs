@@ -468,6 +468,12 @@ fn serving_context(inner: &Inner, file: &Downloaded) -> (Sender<DiscoveredPeer>,
     let (relay, threads) = (inner.offers.relay().clone(), inner.threads.clone());
     (
         discovered,
-        ServingContext { relay: Some(relay), port: Some(inner.port), discovered: Some(discoveries), threads },
+        ServingContext {
+            relay: Some(relay),
+            port: Some(inner.port),
+            site: inner.config.serve.site.clone(),
+            discovered: Some(discoveries),
+            threads,
+        },
     )
 }

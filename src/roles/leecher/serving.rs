@@ -137,6 +137,7 @@ impl<'a> Serving<'a> {
             threads: self.threads.clone(),
             relay: started.map(|_| self.offers.relay().clone()),
             port: started.map(|started| started.port),
+            site: self.config.serve.as_ref().and_then(|serve| serve.serve.site.clone()),
             discovered: started.map(|started| started.discovered.clone()),
         }
     }

@@ -1,10 +1,10 @@
 //! Chunks in the order of the file, for a receiver that takes them in this order.
 //!
 //! The owner wants the chunks of a window and moves it. Every source is asked for the first open chunk that it
-//! has; trees, hints and rarity do not count, since they serve a swarm to which such a receiver gives nothing.
+//! has; rarity does not count, since it serves a swarm to which such a receiver gives nothing.
 
 use super::super::Moment;
-use super::{Allowed, Picker, SourceId};
+use super::{Picker, SourceId};
 use crate::content::ChunkIndex;
 
 impl Picker {
@@ -31,18 +31,14 @@ impl Picker {
     /// The first open chunk that a source has; if it has none, one that is late elsewhere.
     pub(super) fn first_open(&mut self, id: SourceId, now: Moment) -> Option<ChunkIndex> {
         let source = self.sources.get(&id)?;
-        // A complete source has better things to send than chunks that others have, too.
-        let may_give = self.may_give(id, source, now);
-        let is_left = |index: &ChunkIndex| may_give || self.open.rarity(*index) == Some(0);
-        let first = self.open.map.common(&source.have).find(is_left);
-        let index = first.or_else(|| self.late(id, source, Allowed::ALL, now))?;
+        let first = self.open.map.common(&source.have).next();
+        let index = first.or_else(|| self.late(id, source, now))?;
         self.take_off(id, index, now)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::trees::stripe_of;
     use super::*;
     use crate::content::Bitfield;
     use std::time::Duration;
@@ -65,8 +61,7 @@ mod tests {
         picker.pick_in_order();
         window(&mut picker, 0..5);
         picker.add_source(ONE, Bitfield::all(100), at(0));
-        // Neither a hint nor rarity changes the order.
-        picker.hint(ONE, &[ChunkIndex(4)]);
+        // Rarity does not change the order.
         let mut rare = Bitfield::none(100);
         [0, 1, 3].into_iter().for_each(|index| _ = rare.insert(ChunkIndex(index)));
         picker.add_source(TWO, rare, at(0));
@@ -100,11 +95,5 @@ mod tests {
         picker.arrived(TWO, ChunkIndex(1), at(10));
         assert_eq!(picker.pick(TWO, at(20), random), None);
         assert_eq!(picker.pick(TWO, at(500), random), Some(ChunkIndex(0)));
-    }
-
-    #[test]
-    fn a_source_may_be_asked_for_every_stripe() {
-        assert!((0..100).all(|index| Allowed::ALL.has(ChunkIndex(index))));
-        assert_eq!(stripe_of(ChunkIndex(99), 1), 0);
     }
 }

@@ -67,6 +67,55 @@ fn a_fast_source_gets_requests_for_three_batches_of_the_verifier() {
 }
 
 #[test]
+fn a_fast_source_does_not_get_the_share_of_other_sources() {
+    let (count, batch) = (60, 16);
+    let mut picker = picker(count);
+    picker.set_batch(batch);
+    let (mut now, mut random) = (NOW, rng());
+    (0..2).for_each(|id| picker.add_source(SourceId(id), Bitfield::all(count), NOW));
+    let mut requested = |picker: &mut Picker, now| {
+        std::iter::from_fn(|| picker.pick(SourceId(0), now, &mut random)).collect::<Vec<_>>()
+    };
+    let first = requested(&mut picker, now);
+    now += Duration::from_micros(100);
+    picker.arrived(SourceId(0), first[0], now);
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), (count as usize - 1) / 2);
+    // Alone it gets as many as fit in its pipeline.
+    picker.remove_source(SourceId(1));
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), PIPELINE_BATCHES_MAX * batch);
+    // However many sources there are, the pipeline of a fast one is not empty.
+    let mut picker = self::picker(count);
+    picker.set_batch(batch);
+    (0..9).for_each(|id| picker.add_source(SourceId(id), Bitfield::all(count), NOW));
+    let first = requested(&mut picker, NOW);
+    picker.arrived(SourceId(0), first[0], now);
+    requested(&mut picker, now);
+    assert_eq!(picker.in_flight(SourceId(0)), PIPELINE_SHARE_MIN);
+}
+
+#[test]
+fn chunks_that_arrive_together_share_the_time_since_the_last_arrival() {
+    let mut picker = picker(100);
+    picker.add_source(SourceId(0), Bitfield::all(100), NOW);
+    let mut random = rng();
+    let mut requested = |picker: &mut Picker, now| {
+        std::iter::from_fn(|| picker.pick(SourceId(0), now, &mut random)).collect::<Vec<_>>()
+    };
+    let (mut now, mut chunks) = (NOW, requested(&mut picker, NOW));
+    for _ in 0..9 {
+        // 5 ms for each chunk, whatever their number.
+        now += Duration::from_millis(5) * chunks.len() as u32;
+        assert!(picker.arrived_together(SourceId(0), &chunks, now).into_iter().all(|is_new| is_new));
+        chunks = requested(&mut picker, now);
+    }
+    assert_eq!(picker.sources[&SourceId(0)].chunk_time, Some(Duration::from_millis(5)));
+    assert!(picker.arrived_together(SourceId(0), &[], now).is_empty());
+    assert_eq!(picker.arrived_together(SourceId(1), &[ChunkIndex(99)], now), [true], "its source is gone");
+}
+
+#[test]
 fn the_rarest_chunk_goes_first() {
     let mut picker = picker(3);
     picker.add_source(SourceId(0), Bitfield::all(3), NOW);
@@ -156,38 +205,71 @@ fn a_refused_chunk_is_requested_again_only_after_an_announcement() {
     picker.refused(SourceId(0), ChunkIndex(1));
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None);
     assert_eq!(picker.unavailable().collect::<Vec<_>>(), [ChunkIndex(1)]);
-    picker.source_has(SourceId(0), ChunkIndex(1), Moment::ZERO);
+    picker.source_has(SourceId(0), ChunkIndex(1));
     assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
 }
 
 #[test]
-fn hinted_chunks_go_first_among_equally_rare_ones() {
-    let mut picker = picker(9);
-    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
-    picker.add_source(SourceId(1), having(9, &[7]), NOW);
-    picker.hint(SourceId(0), &[ChunkIndex(7), ChunkIndex(4), ChunkIndex(100)]);
+fn chunks_that_a_source_has_go_before_chunks_that_it_is_receiving() {
+    let mut picker = picker(3);
+    picker.add_source(SourceId(0), having(3, &[0]), NOW);
+    picker.add_source(SourceId(1), having(3, &[0]), NOW);
+    picker.source_receives(SourceId(0), ChunkIndex(1));
     let mut random = rng();
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(4)), "7 is less rare");
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(0)), "although 1 is rarer");
+    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(1)));
 }
 
 #[test]
-fn the_initial_seeder_is_spared_while_other_sources_are_busy() {
-    let mut picker = picker(9);
-    picker.add_source(SourceId(0), Bitfield::all(9), NOW);
-    for id in 1..=3 {
-        picker.add_source(SourceId(id), having(9, &[0, 1, 2, 3, 4, 5, 6, 7, 8 - id]), NOW);
+fn a_late_chunk_is_requested_again_only_from_a_source_that_has_it() {
+    let mut picker = picker(1);
+    picker.add_source(SourceId(0), Bitfield::all(1), NOW);
+    let (mut random, later) = (rng(), Duration::from_secs(9));
+    assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+    picker.add_source(SourceId(1), Bitfield::none(1), NOW);
+    picker.source_receives(SourceId(1), ChunkIndex(0));
+    assert_eq!(picker.pick(SourceId(1), later, &mut random), None, "it may receive it from this peer");
+    picker.source_has(SourceId(1), ChunkIndex(0));
+    assert_eq!(picker.pick(SourceId(1), later, &mut random), Some(ChunkIndex(0)));
+}
+
+#[test]
+fn no_chunk_is_requested_twice_while_others_are_open() {
+    let mut picker = picker(2);
+    picker.add_source(SourceId(0), having(2, &[0]), NOW);
+    picker.add_source(SourceId(1), having(2, &[0]), NOW);
+    let (mut random, later) = (rng(), Duration::from_secs(9));
+    assert!(picker.pick(SourceId(0), NOW, &mut random).is_some());
+    assert_eq!(picker.pick(SourceId(1), later, &mut random), None, "chunk 1 is open");
+    picker.have(ChunkIndex(1));
+    assert_eq!(picker.pick(SourceId(1), later, &mut random), Some(ChunkIndex(0)));
+}
+
+#[test]
+fn the_deficit_is_measured_against_the_median_source_since_it_appeared() {
+    let mut picker = picker(100);
+    assert_eq!(picker.deficit(), None);
+    picker.add_source(SourceId(0), Bitfield::all(100), NOW);
+    assert_eq!(picker.deficit(), None, "complete sources do not count");
+    let gain = |picker: &mut Picker, id, from, count| {
+        (from..from + count).for_each(|index| picker.source_has(SourceId(id), ChunkIndex(index)));
+    };
+    picker.add_source(SourceId(1), having(100, &[0, 1, 2]), NOW);
+    gain(&mut picker, 1, 3, 20);
+    assert_eq!(picker.deficit(), Some(20));
+    for _ in 0..5 {
+        let index = picker.pick(SourceId(1), NOW, &mut rng()).unwrap();
+        picker.arrived(SourceId(1), index, NOW);
     }
-    let mut random = rng();
-    // One or two chunks from each of the other sources.
-    for id in 1..=3 {
-        assert!(picker.pick(SourceId(id), NOW, &mut random).is_some());
-    }
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), Some(ChunkIndex(8)), "no other source has it");
-    picker.arrived(SourceId(0), ChunkIndex(8), NOW);
-    assert_eq!(picker.pick(SourceId(0), NOW, &mut random), None, "other sources have the rest");
-    let later = Duration::from_secs(1);
-    assert!(picker.pick(SourceId(0), later, &mut random).is_some(), "it has been idle for a chunk time");
-    assert_eq!(picker.pick(SourceId(0), later, &mut random), None, "one at a time");
+    picker.add_source(SourceId(2), Bitfield::none(100), NOW);
+    assert_eq!(picker.deficit(), Some(15), "the upper median");
+    gain(&mut picker, 2, 0, 9);
+    picker.add_source(SourceId(3), Bitfield::none(100), NOW);
+    assert_eq!(picker.deficit(), Some(9));
+    picker.set_boost(1);
+    let picks = std::iter::from_fn(|| picker.pick(SourceId(2), NOW, &mut rng())).count();
+    assert_eq!(picks, PIPELINE_MIN + 1);
+    assert_eq!(picker.deficit(), Some(8), "one chunk arrives now");
 }
 
 #[test]
@@ -241,6 +323,7 @@ fn check(picker: &Picker) {
         let partial = picker.sources.values().filter(|source| source.partial);
         let rarity = partial.filter(|source| source.have.has(index)).count();
         assert_eq!(picker.rarity[index.at()] as usize, rarity);
+        assert!(picker.sources.values().all(|source| source.have.has(index) || !source.whole.has(index)));
     }
     for (id, source) in &picker.sources {
         assert!(source.flights.len() <= PIPELINE_LONG_RTT_MAX);
@@ -249,8 +332,6 @@ fn check(picker: &Picker) {
             assert!(picker.done.has(*index) || picker.oldest.get() <= *since);
         }
     }
-    let busy = picker.sources.values().filter(|source| !source.flights.is_empty());
-    assert_eq!(picker.busy, busy.count());
 }
 
 proptest! {
@@ -267,7 +348,7 @@ proptest! {
                     asked.retain(|(id, _)| id.0 != source);
                     picker.add_source(SourceId(source), having(6, &held), now);
                 }
-                Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index), now),
+                Step::Has(source, index) => picker.source_has(SourceId(source), ChunkIndex(index)),
                 Step::Remove(source) => {
                     asked.retain(|(id, _)| id.0 != source);
                     picker.remove_source(SourceId(source));

@@ -89,7 +89,9 @@ impl Publisher {
         let watch = self.inner.watch.separate();
         watch.begin(&format!("hashing {name}"), size, 0);
         let hashed = |bytes| watch.advance(bytes);
-        let hashed = self.folder.hash(name, &hashed, &|| self.inner.shutdown.is_stopped());
+        let chunk_size = self.kept_chunk_size(name, size);
+        let stop = || self.inner.shutdown.is_stopped();
+        let hashed = self.folder.hash_in_chunks(name, chunk_size, &hashed, &stop);
         watch.end();
         match hashed {
             Ok(Some(change)) => self.apply(change),
@@ -100,6 +102,17 @@ impl Publisher {
                 Ok(())
             }
         }
+    }
+
+    /// The chunk size of a file in the catalogue with this name and size. With the default chunk size of another
+    /// version, an unchanged file would be a new one, without replicas.
+    fn kept_chunk_size(&self, name: &FileName, size: u64) -> Option<u32> {
+        let known = lock(&self.inner.known);
+        let mut same = known.values().filter(|kept| kept.file.name == *name && kept.file.size == size);
+        let id = same.next().map(|kept| kept.file.id)?;
+        drop(known);
+        let chunk_size = self.inner.manifest(id)?.layout().chunk_size();
+        (chunk_size > 0).then_some(chunk_size)
     }
 
     fn apply(&self, change: FolderChange) -> Result<(), Halt> {

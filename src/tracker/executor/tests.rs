@@ -31,7 +31,7 @@ use tempfile::TempDir;
 /// Longer than any successful operation.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Size in bytes of a file of three chunks.
-const SIZE: usize = 1_200_000;
+const SIZE: usize = 150_000;
 const V: VolunteerNumber = VolunteerNumber(0);
 
 /// Records the titles of progress reports.
@@ -372,7 +372,7 @@ fn fetched_chunk_is_served_verified_after_a_restart_and_dropped_on_order() {
     assert!(running.offers.get(id).unwrap().stored(ChunkIndex(2)).is_ok());
     assert_eq!(running.stop(), []);
     // A chunk is damaged while the executor is not running.
-    fs::write(root.path().join(format!("state/chunks/{id}/2")), &bytes(9)[..SIZE - 2 * 524_288]).unwrap();
+    fs::write(root.path().join(format!("state/chunks/{id}/2")), &bytes(9)[..SIZE - 2 * 65_536]).unwrap();
     let running = Running::start(root.path());
     let mut outcomes = [running.next_outcome(), running.next_outcome(), running.next_outcome()];
     outcomes.sort_by_key(|outcome| format!("{outcome:?}"));

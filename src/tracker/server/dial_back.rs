@@ -52,7 +52,7 @@ impl DialQueue {
 fn dial_back(dialled: DialBack, shutdown: &Shutdown) -> DialResult {
     let timeouts = Timeouts { hello: DIAL_BACK_TIMEOUT, idle: DIAL_BACK_TIMEOUT, stall: DIAL_BACK_TIMEOUT };
     let address = with_own_scope(dialled.address).into();
-    let proofs = PeerConnection::open_within(DIAL_BACK_TIMEOUT, &address, None, timeouts, shutdown)
+    let proofs = PeerConnection::open_within(DIAL_BACK_TIMEOUT, &address, (None, None), timeouts, shutdown)
         .and_then(|mut connection| connection.identify(dialled.nonce, shutdown));
     match proofs {
         Ok(proofs) => DialResult { dialled, proofs: Some(proofs) },

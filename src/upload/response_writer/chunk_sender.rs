@@ -5,10 +5,9 @@ use crate::content::{ChunkIndex, FileId};
 use crate::net::{FrameWriter, POLL_INTERVAL, StreamError};
 use crate::protocol::peer::PeerResponse;
 use crate::storage::StoredChunk;
-use crate::upload::pacing::Held;
 use crate::upload::rate_limit::UploadSlot;
 use crate::upload::receivers::SendTally;
-use crate::upload::relay::{ChunkSend, PartialChunk, PartialRead};
+use crate::upload::relay::{PartialChunk, PartialRead};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -17,23 +16,11 @@ use std::time::Instant;
 pub(super) struct ChunkSender<'a> {
     context: &'a ResponseContext,
     from: SocketAddr,
-    /// Address of the receiver's upload server, if any.
-    serves: Option<SocketAddr>,
-    /// Keeps the pacing of a file active that this peer distributes in several stripes.
-    pacing: Option<Held>,
 }
 
 impl<'a> ChunkSender<'a> {
-    pub fn new(context: &'a ResponseContext, from: SocketAddr, serves: Option<SocketAddr>) -> Self {
-        Self { context, from, serves, pacing: None }
-    }
-
-    /// Activates the pacing of a file exactly while this peer distributes it in several stripes.
-    pub fn update_pacing(&mut self, file: FileId) {
-        let is_paced = self.pacing.as_ref().is_some_and(|held| held.file() == file);
-        if self.context.subscribers.is_split(file) != is_paced {
-            self.pacing = (!is_paced).then(|| self.context.offers.relay().pacing().hold(file));
-        }
+    pub fn new(context: &'a ResponseContext, from: SocketAddr) -> Self {
+        Self { context, from }
     }
 
     /// Sends a stored chunk. If a complete file changes meanwhile, closes the connection instead of sending the rest.
@@ -52,15 +39,13 @@ impl<'a> ChunkSender<'a> {
         let is_complete = context.offers.get(file).is_some_and(|source| source.progress().is_complete());
         let before = is_complete.then(|| stamp(&stored.file));
         let throttle = |bytes| {
-            context.throttle(slot, file, self.serves, bytes);
+            context.throttle(slot, file, bytes);
             tally.add(bytes);
             match before.as_ref().is_none_or(|before| *before == stamp(&stored.file)) {
                 true => Ok(()),
                 false => Err(StreamError::Closed),
             }
         };
-        let send = self.measure_send(file);
-        let _timer = send.as_ref().map(ChunkSend::start_timer);
         let response = PeerResponse::Chunk { file, index, length: stored.length };
         writer.send_file(&response, &stored.file, stored.offset, stored.length, throttle)
     }
@@ -80,7 +65,6 @@ impl<'a> ChunkSender<'a> {
         let context = self.context;
         writer.send(&PeerResponse::Chunk { file, index, length: length.into() })?;
         let (mut sent, mut bytes) = (0, Vec::new());
-        let send = self.measure_send(file);
         let mut last_sent = Instant::now();
         while sent < length as usize {
             if context.shutdown.is_stopped() {
@@ -93,8 +77,7 @@ impl<'a> ChunkSender<'a> {
                 }
                 PartialRead::TimedOut => {}
                 PartialRead::Bytes => {
-                    context.throttle(slot, file, self.serves, bytes.len() as u64);
-                    let _timer = send.as_ref().map(ChunkSend::start_timer);
+                    context.throttle(slot, file, bytes.len() as u64);
                     writer.send_payload_part(&bytes)?;
                     sent += bytes.len();
                     tally.add(bytes.len() as u64);
@@ -103,12 +86,5 @@ impl<'a> ChunkSender<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Starts the measurement of the receiver's speed. Not with an upload limit, which would be mistaken for
-    /// a slow receiver.
-    fn measure_send(&self, file: FileId) -> Option<ChunkSend> {
-        let to = self.serves.filter(|_| !self.context.is_limited());
-        to.map(|to| self.context.offers.relay().send_to(file, to))
     }
 }

@@ -12,7 +12,7 @@ use crate::upload::rate_limit::{UploadLimit, UploadSlot};
 use crate::upload::subscribers::Subscribers;
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -56,10 +56,6 @@ impl ResponseContext {
             started: Instant::now(),
             corrupt_reports: Mutex::default(),
         }
-    }
-
-    pub(super) fn is_limited(&self) -> bool {
-        self.limit.is_some()
     }
 
     /// Logs a storage error: once per file as a warning, then at debug level.
@@ -116,19 +112,13 @@ impl ResponseContext {
         }
     }
 
-    /// Waits until the upload limit, and with several stripes the receiver's share of the uplink, allow these bytes.
-    pub(super) fn throttle(
-        &self,
-        slot: Option<&UploadSlot<'_>>,
-        file: FileId,
-        receiver: Option<SocketAddr>,
-        bytes: u64,
-    ) {
+    /// Waits until the upload limit, and during a download of the file its send rate, allow these bytes.
+    pub(super) fn throttle(&self, slot: Option<&UploadSlot<'_>>, file: FileId, bytes: u64) {
         if let Some(slot) = slot {
             slot.throttle(bytes, &self.shutdown);
         }
-        let wait = receiver.map(|receiver| self.offers.relay().pacing().give(file, receiver, bytes));
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+        let wait = self.offers.relay().pace(file, bytes);
+        if !wait.is_zero() {
             self.shutdown.wait(wait);
         }
     }

@@ -1,15 +1,15 @@
-//! Subscriptions of one connection: announcements of arriving and stored chunks, changes of the predecessors.
+//! Subscriptions of one connection: announcements of arriving and stored chunks, messages of a root.
 
 use super::context::ResponseContext;
 use crate::content::limits::GOT_INTERVAL;
 use crate::content::{Bitfield, ChunkIndex, FileId};
 use crate::net::{FrameWriter, StreamError};
-use crate::protocol::peer::{PeerRequest, PeerResponse, Upstream};
+use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::storage::ChunkSource;
-use crate::swarm::picker::STRIPES_MAX;
+use crate::swarm::rings::Site;
 use crate::upload::load::UploadUse;
 use crate::upload::relay::ArrivalSubscription;
-use crate::upload::subscribers::{JoinInfo, SubscriberId};
+use crate::upload::subscribers::{JoinInfo, Notice, SubscriberId};
 use crossbeam_channel::{Receiver, Select, TryRecvError, never};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -30,8 +30,8 @@ struct Subscription {
     progress_signal: Receiver<()>,
     /// Chunks that begin to arrive; never ready for a peer that does not serve.
     arrivals: ArrivalSubscription,
-    /// Changes of the peer's predecessors in the trees of this root.
-    upstream: Receiver<Upstream>,
+    /// Messages of this peer as a root of the file.
+    notices: Receiver<Notice>,
 }
 
 impl Subscription {
@@ -39,7 +39,7 @@ impl Subscription {
     fn new(file: FileId, source: Arc<dyn ChunkSource>, arrivals: ArrivalSubscription) -> (Self, Bitfield) {
         let progress_signal = source.progress().subscribe();
         let (have, cursor) = source.progress().have();
-        (Self { file, source, cursor, progress_signal, arrivals, upstream: never() }, have)
+        (Self { file, source, cursor, progress_signal, arrivals, notices: never() }, have)
     }
 }
 
@@ -47,7 +47,7 @@ impl Subscription {
 pub(super) enum Wakeup {
     /// The queue of requests is ready.
     Request,
-    /// Arriving chunks or changed predecessors are queued for the subscription with this position.
+    /// Arriving chunks or messages of a root are queued for the subscription with this position.
     Arrivals(usize),
     /// Chunks have been stored.
     Stored,
@@ -59,8 +59,8 @@ pub(super) enum Wakeup {
 pub(super) struct Subscriptions<'a> {
     context: &'a ResponseContext,
     id: SubscriberId,
-    /// Address of the peer's upload server, if any.
-    serves: Option<SocketAddr>,
+    /// Address of the peer's upload server, if any, and its site.
+    serves: Option<(SocketAddr, Site)>,
     all: Vec<Subscription>,
     /// Counts this peer as one that downloads, once it has subscribed to a file.
     load: Option<UploadUse>,
@@ -75,7 +75,7 @@ impl Drop for Subscriptions<'_> {
 }
 
 impl<'a> Subscriptions<'a> {
-    pub fn new(context: &'a ResponseContext, serves: Option<SocketAddr>) -> Self {
+    pub fn new(context: &'a ResponseContext, serves: Option<(SocketAddr, Site)>) -> Self {
         let id = context.subscribers.new_id();
         Self { context, id, serves, all: Vec::new(), load: None, announced_at: Instant::now() }
     }
@@ -91,7 +91,7 @@ impl<'a> Subscriptions<'a> {
         let request = select.recv(requests);
         for subscription in &self.all {
             select.recv(subscription.arrivals.chunks());
-            select.recv(&subscription.upstream);
+            select.recv(&subscription.notices);
         }
         // Stored chunks are announced at intervals: the receivers of a relayed chunk know it already from `coming`
         // messages.
@@ -113,22 +113,28 @@ impl<'a> Subscriptions<'a> {
         }
     }
 
-    /// Sends one `coming` message, and one change of the peer's predecessors, if queued.
+    /// Sends one `coming` message, and one message of this root, if queued.
     pub fn send_arrivals(&mut self, at: usize, writer: &mut FrameWriter) -> Result<(), StreamError> {
-        let Some(Subscription { file, arrivals, upstream, .. }) = self.all.get_mut(at) else {
+        let Some(Subscription { file, arrivals, notices, .. }) = self.all.get_mut(at) else {
             return Ok(());
         };
         if let Ok(index) = arrivals.chunks().try_recv() {
             writer.send(&PeerResponse::Coming { file: *file, index })?;
         }
-        match upstream.try_recv() {
-            Ok(upstream) => writer.send(&PeerResponse::Upstream { file: *file, upstream }),
+        match notices.try_recv() {
+            Ok(notice) => send_notice(*file, notice, writer),
             Err(TryRecvError::Empty) => Ok(()),
             Err(TryRecvError::Disconnected) => {
-                *upstream = never();
+                *notices = never();
                 Ok(())
             }
         }
+    }
+
+    /// Sends all queued messages of this root.
+    pub fn send_notices(&self, writer: &mut FrameWriter) -> Result<(), StreamError> {
+        let queued = self.all.iter().flat_map(|one| one.notices.try_iter().map(|notice| (one.file, notice)));
+        queued.into_iter().try_for_each(|(file, notice)| send_notice(file, notice, writer))
     }
 
     /// Announces each chunk stored since the last announcement once, except those removed meanwhile.
@@ -155,37 +161,32 @@ impl<'a> Subscriptions<'a> {
     }
 
     /// Records that the peer has requested a chunk of a file.
-    pub fn record_request(&self, file: FileId) {
+    pub fn record_request(&self, file: FileId, index: ChunkIndex) {
         let of_file = self.all.iter().filter(|one| one.file == file);
-        of_file.for_each(|subscription| subscription.arrivals.record_request());
+        of_file.for_each(|subscription| subscription.arrivals.record_request(index));
     }
 
-    /// Subscribes to a file, and sends its bitfield, the predecessors, other subscribers and hints. Returns `false`,
-    /// and sends nothing, if the file is not offered.
+    /// Subscribes to a file, and sends its bitfield and other subscribers. Returns `false`, and sends nothing, if the file is not offered.
     pub fn subscribe(&mut self, file: FileId, writer: &mut FrameWriter) -> Result<bool, StreamError> {
         let is_repeated = self.all.iter().any(|one| one.file == file);
         let Some(have) = self.add_sources(file, is_repeated) else { return Ok(false) };
         self.load.get_or_insert_with(|| self.context.offers.load().begin());
         // Only a subscribed file is left when the connection ends.
         let added = self.all.iter_mut().find(|one| !is_repeated && one.file == file);
-        let mut joined = None;
-        if let (Some(subscription), Some(address)) = (added, self.serves) {
-            let JoinInfo { peers, hints, upstream } =
-                self.context.subscribers.join(self.id, address, file, &have);
-            joined = Some((peers, hints));
-            subscription.upstream = upstream;
-        }
-        let subscription = self.all.iter().find(|one| one.file == file);
-        let upstreams = subscription.map(|one| one.upstream.try_iter().take(STRIPES_MAX).collect());
-        let (upstreams, bytes) = (upstreams.unwrap_or_default(), have.to_bytes());
-        let response =
-            PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64, upstreams };
-        writer.send_with(&response, &bytes)?;
-        if let Some((peers, hints)) = joined {
-            if !peers.is_empty() {
-                writer.send(&PeerResponse::Peers { file, peers })?;
+        let (mut peers, mut members) = (Vec::new(), None);
+        match (added, &self.serves) {
+            (Some(subscription), Some(serves)) => {
+                let joined = self.context.subscribers.add(self.id, serves.clone(), file, &have);
+                JoinInfo { peers, members, notices: subscription.notices } = joined;
             }
-            send_hints(file, hints, writer)?;
+            (_, None) => peers = self.context.subscribers.peers(file),
+            (None, Some(_)) => {}
+        }
+        let bytes = have.to_bytes();
+        let response = PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64, members };
+        writer.send_with(&response, &bytes)?;
+        if !peers.is_empty() {
+            writer.send(&PeerResponse::Peers { file, peers })?;
         }
         Ok(true)
     }
@@ -238,14 +239,10 @@ impl<'a> Subscriptions<'a> {
     }
 }
 
-/// Sends the chunks that the peer should request first, if any.
-pub(super) fn send_hints(
-    file: FileId,
-    chunks: Vec<ChunkIndex>,
-    writer: &mut FrameWriter,
-) -> Result<(), StreamError> {
-    match chunks.is_empty() {
-        true => Ok(()),
-        false => writer.send(&PeerResponse::Hints { file, chunks }),
-    }
+/// Sends a message of this root to a member.
+fn send_notice(file: FileId, notice: Notice, writer: &mut FrameWriter) -> Result<(), StreamError> {
+    writer.send(&match notice {
+        Notice::Place { ring, peer } => PeerResponse::Place { file, ring: ring as u8, peer },
+        Notice::Spent => PeerResponse::Spent { file, answer: false },
+    })
 }

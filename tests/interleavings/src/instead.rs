@@ -4,7 +4,9 @@ use shuttle::sync::{Arc, Condvar, Mutex};
 
 /// Locks and reference counts.
 pub mod sync {
-    pub use shuttle::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+    pub use shuttle::sync::{
+        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+    };
     pub use std::sync::PoisonError;
 }
 
@@ -19,6 +21,10 @@ pub fn read<T>(lock: &sync::RwLock<T>) -> sync::RwLockReadGuard<'_, T> {
 
 pub fn write<T>(lock: &sync::RwLock<T>) -> sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(sync::PoisonError::into_inner)
+}
+
+pub fn wait<'a, T>(changed: &Condvar, guard: sync::MutexGuard<'a, T>) -> sync::MutexGuard<'a, T> {
+    changed.wait(guard).unwrap_or_else(sync::PoisonError::into_inner)
 }
 
 /// A stream whose reader blocks until the stream is shut down.

@@ -18,5 +18,10 @@ mod offers {
     include!(concat!(env!("OUT_DIR"), "/offers.rs"));
 }
 
+mod handover {
+    include!(concat!(env!("OUT_DIR"), "/handover.rs"));
+}
+
+mod connections;
 mod notifications;
 mod shutdown_order;

@@ -148,12 +148,12 @@ fn refusals_have_stable_codes() {
         other => panic!("{other:?}"),
     };
     let mut wire = Wire::connect(seeder.address());
-    wire.send(&PeerRequest::Hello { version: 99, port: None }).unwrap();
+    wire.send(&PeerRequest::Hello { version: 99, port: None, site: None }).unwrap();
     assert_eq!(code(&mut wire), ErrorCode::UnknownVersion);
     wire.is_closed();
     let mut wire = Wire::connect(seeder.address());
-    wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
-    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
+    wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
+    assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }));
     wire.send_bytes(b"{\"type\":\"from the future\",\"x\":1}\n").unwrap();
     assert_eq!(code(&mut wire), ErrorCode::UnknownMessage);
     let missing = shoal::content::FileId([9; 32]);
@@ -188,7 +188,8 @@ fn a_half_closed_connection_counts_toward_the_limit_and_ends_at_the_interrupt() 
     seeder.wait_for_text("closed its connection");
     let accepted = || loop {
         let mut wire = Wire::connect(seeder.address());
-        let is_sent = wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).is_ok();
+        let is_sent =
+            wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).is_ok();
         if is_sent && matches!(wire.message(), Some(PeerResponse::Hello { .. })) {
             break wire;
         }

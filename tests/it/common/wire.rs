@@ -193,7 +193,9 @@ impl Whole {
     pub fn answer(&self, request: &PeerRequest) -> Option<(PeerResponse, Vec<u8>)> {
         let (file, layout) = (self.id(), self.manifest.layout());
         Some(match request {
-            PeerRequest::Hello { .. } => (PeerResponse::Hello { version: PROTOCOL_VERSION }, vec![]),
+            PeerRequest::Hello { .. } => {
+                (PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }, vec![])
+            }
             PeerRequest::Ping => (PeerResponse::Pong, vec![]),
             PeerRequest::Manifest { .. } => {
                 let payload = self.manifest.payload();
@@ -210,7 +212,7 @@ impl Whole {
                         file,
                         count: layout.count(),
                         length: bytes.len() as u64,
-                        upstreams: vec![],
+                        members: None,
                     },
                     bytes,
                 )
@@ -221,8 +223,9 @@ impl Whole {
                 (PeerResponse::Chunk { file, index: *index, length: span.length }, bytes)
             }
             PeerRequest::Files { .. }
-            | PeerRequest::Overtake { .. }
-            | PeerRequest::Slow { .. }
+            | PeerRequest::Join { .. }
+            | PeerRequest::Next { .. }
+            | PeerRequest::Unreachable { .. }
             | PeerRequest::Prove { .. }
             | PeerRequest::Identify { .. }
             | PeerRequest::Corrupt { .. }
@@ -441,8 +444,8 @@ impl PeerClient {
     #[track_caller]
     pub fn connect(peer: SocketAddr) -> Self {
         let mut wire = Wire::connect(peer);
-        wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None }).unwrap();
-        assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION }));
+        wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();
+        assert_eq!(wire.message(), Some(PeerResponse::Hello { version: PROTOCOL_VERSION, site: None }));
         Self(wire)
     }
 

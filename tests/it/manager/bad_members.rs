@@ -108,7 +108,7 @@ fn an_invalid_connection_is_refused_and_disturbs_no_member() {
     for name in ["", " a", "a,b", "../x", &"x".repeat(65)] {
         let mut wire = Wire::connect(at);
         let register = format!(r#"{{"type":"register","name":"{name}","port":1}}"#);
-        wire.send_bytes(&line(r#"{"type":"hello","version":3}"#)).unwrap();
+        wire.send_bytes(&line(r#"{"type":"hello","version":4}"#)).unwrap();
         wire.send_bytes(&line(&register)).unwrap();
         wire.is_closed();
     }

@@ -115,10 +115,10 @@ fn a_killed_member_resumes() {
     let dir = place.path();
     let manager = manager(dir, &[]);
     let at = manager.address();
-    let bytes = random_bytes(4, 10 * CHUNK_SIZE as usize);
+    let bytes = random_bytes(4, 80 * CHUNK_SIZE as usize);
     let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "2MB"]);
     let mut dies = getter(dir, "gets", at, &["f"], &["-v"]);
-    first.wait_for_count("serving chunk", 8);
+    first.wait_for_count("serving chunk", 64);
     dies.kill9();
     assert!(!dir.join("gets/f").exists());
     let mut again = getter(dir, "gets", at, &["f"], &[]);
@@ -127,7 +127,7 @@ fn a_killed_member_resumes() {
     assert_holds(&dir.join("gets/f"), &bytes);
     // After an interrupt the exit code is 7.
     let mut stopped = getter(dir, "stopped", at, &["f"], &["-v"]);
-    stopped.wait_for_text("which has 10 of 10 chunks");
+    stopped.wait_for_text("which has 80 of 80 chunks");
     stopped.interrupt();
     stopped.ends_with(7);
 }
@@ -161,7 +161,7 @@ fn a_member_may_use_a_tracker_and_a_manager() {
     let (at, tracked) = (manager.address(), tracker.address().to_string());
     let (both, only) = (random_bytes(8, 100_000), b"of the tracker alone");
     let _both = holder(dir, "both", &[("b", &both)], at, &["--tracker", &tracked]);
-    tracker.wait_for_text("both has 1 of 1 chunks of b");
+    tracker.wait_for_text("both has 2 of 2 chunks of b");
     // A leecher finds the file through the tracker, a client through the manager.
     leecher(&subfolder(dir, "leecher"), tracker.address(), &["b"]).ends_with(0);
     assert_holds(&dir.join("leecher/b"), &both);

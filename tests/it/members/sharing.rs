@@ -259,7 +259,7 @@ fn a_client_that_downloads_says_that_it_shares_its_folder_and_shares_nothing_wit
     let dir = place.path();
     let manager = manager(dir, &[]);
     let at = manager.address();
-    let bytes = random_bytes(7, 8 * CHUNK_SIZE as usize);
+    let bytes = random_bytes(7, 64 * CHUNK_SIZE as usize);
     let first = holder(dir, "first", &[("f", &bytes)], at, &["--upload-limit", "1MB"]);
     let there = |name: &str| folder(dir, name, &[("private", b"private")]);
     let get = |name: &str, extra: &[&str]| {

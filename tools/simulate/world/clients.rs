@@ -29,8 +29,14 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// Whether a client is alive and incomplete.
+    pub(super) fn is_any_active(&self) -> bool {
+        self.all.iter().any(|client| !client.gone)
+    }
+
     /// Adds a client.
     pub(super) fn push(&mut self, id: usize) {
+        self.all.retain(|client| client.id != id);
         self.all.push(Client { id, unasked: 0, missed: Moment::ZERO, gone: false });
     }
 

@@ -8,32 +8,30 @@ use shoal::swarm::picker::SourceId;
 impl World {
     pub(super) fn join(&mut self, peer: usize) {
         self.peers[peer].alive = true;
+        self.peers[peer].member.begin(self.now);
         for source in self.peers[peer].sources.clone() {
+            self.peers[source].clients.push(peer);
             self.meet(peer, source);
         }
-        for client in self.peers[peer].clients.all_ids() {
-            self.meet(client, peer);
-        }
+        self.join_rings(peer);
         self.ask_all(peer);
         let first = TICK_INTERVAL.mul_f64(self.random.f64());
         self.at(self.now + first, Event::Tick(peer));
     }
 
     pub(super) fn meet(&mut self, client: usize, source: usize) {
-        if self.peers[client].alive && self.peers[source].alive {
-            let have = self.peers[source].picker.done().clone();
-            self.peers[source].clients.misses(client, self.now);
-            let hints = self.peers[source].fresh.as_mut().map(|fresh| fresh.join(client)).unwrap_or_default();
-            let picker = &mut self.peers[client].picker;
-            picker.add_source(SourceId(source as u32), have, self.now);
-            picker.hint(SourceId(source as u32), &hints);
-            if source < self.setting.seeders && self.setting.trees {
-                let moved = self.peers[source].trees.join(client);
-                self.placed(source, moved);
-            }
-            self.follow(client);
-            self.ask(client, source);
+        if !self.peers[client].fetches() || !self.peers[source].alive {
+            return;
         }
+        let have = self.peers[source].picker.done().clone();
+        self.peers[source].clients.misses(client, self.now);
+        let members = self.peers[source].rings.count() as u32;
+        let one = &mut self.peers[client];
+        one.picker.add_source(SourceId(source as u32), have, self.now);
+        if source < self.setting.seeders {
+            one.member.add_root(source, members);
+        }
+        self.ask(client, source);
     }
 
     pub(super) fn die(&mut self, peer: usize) {
@@ -47,14 +45,21 @@ impl World {
             self.peers[source].clients.gone(peer);
             self.abort(source, peer);
             self.peers[source].forget(peer);
-            if let Some(fresh) = &mut self.peers[source].fresh {
-                fresh.leave(peer);
+            self.end_ticket(source, peer);
+            if let Some(seeder) = &mut self.peers[source].super_seeder {
+                seeder.leave(peer);
             }
         }
         for client in self.peers[peer].clients.all_ids() {
             self.abort(peer, client);
-            self.peers[client].picker.remove_source(SourceId(peer as u32));
-            self.follow(client);
+            let one = &mut self.peers[client];
+            one.picker.remove_source(SourceId(peer as u32));
+            one.sources.retain(|source| *source != peer);
+            one.known.retain(|known| *known != peer);
+            one.member.lost(peer);
+            if one.fetches() {
+                self.connect_members(client);
+            }
             self.ask_all(client);
         }
     }
@@ -74,22 +79,22 @@ impl World {
         for at in 0..self.peers[peer].clients.count() {
             if let Some(other) = self.peers[peer].clients.told_at_once(at, began) {
                 self.messages += 1;
-                self.peers[other].picker.source_has(SourceId(peer as u32), index, self.now);
+                self.peers[other].picker.source_receives(SourceId(peer as u32), index);
                 self.ask(other, peer);
             }
         }
     }
 
-    /// All clients learn of received chunks in one message; only clients that missed an earlier message gain from it.
+    /// All clients learn of received chunks in one message; clients that missed an earlier message can request them.
     pub(super) fn announce_received(&mut self, peer: usize) {
         let batch = self.peers[peer].clients.take_batch(self.now);
         for at in 0..self.peers[peer].clients.count() {
             let Some((other, missed)) = self.peers[peer].clients.active(at) else { continue };
             self.messages += 1;
             let mut any = false;
-            for (index, _) in batch.iter().filter(|(_, began)| *began <= missed) {
-                self.peers[other].picker.source_has(SourceId(peer as u32), *index, self.now);
-                any = true;
+            for (index, began) in &batch {
+                self.peers[other].picker.source_has(SourceId(peer as u32), *index);
+                any |= *began <= missed;
             }
             if any {
                 self.ask(other, peer);

@@ -1,13 +1,11 @@
 //! The state of a simulated peer, and the transfers to and from it.
 
 use super::clients::Clients;
-use super::trees::Standing;
 use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::Moment;
-use shoal::swarm::picker::Picker;
+use shoal::swarm::picker::{Picker, SourceId};
+use shoal::swarm::rings::{Member, Rings, Transfers};
 use shoal::swarm::super_seeding::SuperSeeder;
-use shoal::swarm::trees::{Pace, Trees};
-use std::collections::BTreeMap;
 
 /// A transfer of one chunk between two peers, block by block.
 pub(super) struct Transfer {
@@ -21,17 +19,24 @@ pub(super) struct Transfer {
 /// A seeder or a leecher.
 pub(super) struct Peer {
     pub(super) picker: Picker,
-    pub(super) fresh: Option<SuperSeeder<usize>>,
-    /// A seeder's trees; for a leecher, its positions in them.
-    pub(super) trees: Trees<usize>,
-    pub(super) standings: BTreeMap<usize, Standing>,
-    /// Upload rates by receiver.
-    pub(super) pace: Pace<usize>,
+    /// Of a seeder: its rings, what it has sent, what its members have, and its transfers with their receivers.
+    pub(super) rings: Rings<usize>,
+    pub(super) super_seeder: Option<SuperSeeder<usize>>,
+    pub(super) has: Vec<Bitfield>,
+    pub(super) transfers: Transfers,
+    pub(super) tickets: Vec<(usize, u64)>,
+    pub(super) has_told_spent: bool,
+    /// Of a leecher: its place in the rings, the peers that it knows, and what it has reported to each seeder.
+    pub(super) member: Member<usize>,
+    pub(super) is_member: bool,
+    pub(super) known: Vec<usize>,
+    pub(super) reported: Vec<Bitfield>,
     /// The sources of the peer, and its clients.
     pub(super) sources: Vec<usize>,
     pub(super) clients: Clients,
     /// Requests of clients that are not served yet, the oldest first; never more than a few.
-    asked: Vec<(usize, ChunkIndex)>,
+    /// `None` stands for a chunk of the seeder's choice.
+    asked: Vec<(usize, Option<ChunkIndex>)>,
     /// Receivers of the outgoing transfers, and the incoming transfers with their senders: one chunk at a time each.
     pub(super) sending: Vec<usize>,
     receiving: Vec<(usize, Transfer)>,
@@ -42,15 +47,21 @@ pub(super) struct Peer {
 
 impl Peer {
     /// An inactive peer with these chunks.
-    pub(super) fn new(have: Bitfield, sources: Vec<usize>, clients: Clients) -> Self {
+    pub(super) fn new(have: Bitfield, seeders: usize) -> Self {
         Self {
+            reported: vec![Bitfield::none(have.count()); seeders],
             picker: Picker::new(have, true),
-            fresh: None,
-            trees: Trees::new(0, 1),
-            standings: BTreeMap::new(),
-            pace: Pace::default(),
-            sources,
-            clients,
+            rings: Rings::default(),
+            super_seeder: None,
+            has: Vec::new(),
+            transfers: Transfers::default(),
+            tickets: Vec::new(),
+            has_told_spent: false,
+            member: Member::default(),
+            is_member: false,
+            known: Vec::new(),
+            sources: Vec::new(),
+            clients: Clients::default(),
             asked: Vec::new(),
             sending: Vec::new(),
             receiving: Vec::new(),
@@ -60,10 +71,10 @@ impl Peer {
         }
     }
 
-    /// Maximum upload rate to one receiver, bytes per second; infinite without stripes.
-    pub(super) fn gives(&self) -> f64 {
-        let is_split = self.trees.stripes() > 1 || self.standings.values().any(Standing::is_split);
-        self.pace.most().filter(|_| is_split).unwrap_or(f64::INFINITY)
+    /// Number of incomplete sources, with those being connected to.
+    pub(super) fn partial_sources(&self, seeders: usize) -> usize {
+        let is_complete = |other: usize| self.picker.is_complete_source(SourceId(other as u32));
+        self.sources.iter().filter(|other| **other >= seeders && !is_complete(**other)).count()
     }
 
     /// Whether the peer is alive and incomplete.
@@ -71,15 +82,20 @@ impl Peer {
         self.alive && self.done.is_none()
     }
 
-    /// Queues a client's request for a chunk.
-    pub(super) fn is_asked(&mut self, client: usize, index: ChunkIndex) {
+    /// Queues a client's request for a chunk, or for any (`None`).
+    pub(super) fn is_asked(&mut self, client: usize, index: Option<ChunkIndex>) {
         self.asked.push((client, index));
     }
 
     /// Takes the next request of a client.
-    pub(super) fn next_asked(&mut self, client: usize) -> Option<ChunkIndex> {
+    pub(super) fn next_asked(&mut self, client: usize) -> Option<Option<ChunkIndex>> {
         let at = self.asked.iter().position(|(peer, _)| *peer == client)?;
         Some(self.asked.remove(at).1)
+    }
+
+    /// Whether a client has a request in the queue.
+    pub(super) fn has_asked(&self, client: usize) -> bool {
+        self.asked.iter().any(|(peer, _)| *peer == client)
     }
 
     /// Drops the requests of a client.

@@ -20,6 +20,7 @@ impl World {
         self.random.shuffle(&mut order);
         order.drain(..).for_each(|other| self.ask(peer, other));
         self.order = order;
+        self.ask_next(peer);
     }
 
     /// Sends the requests that the picker of a peer makes to a source.
@@ -35,22 +36,57 @@ impl World {
 
     pub(super) fn asked(&mut self, from: usize, to: usize, index: ChunkIndex) {
         self.peers[to].clients.asked(from);
-        if let Some(fresh) = &mut self.peers[to].fresh {
-            let hints = fresh.asked(from, index);
-            if !hints.is_empty() {
-                self.send_message(Event::Hints(to, from, hints));
-            }
+        self.peers[to].member.forwarded(index);
+        if let Some(seeder) = &mut self.peers[to].super_seeder {
+            seeder.sent(from, index);
+            self.tell_if_spent(to);
         }
-        self.peers[to].is_asked(from, index);
+        self.peers[to].is_asked(from, Some(index));
         self.serve(to, from);
     }
 
+    /// Whether the transfer from a seeder to a client may begin: only few run at the same time.
+    fn may_begin(&mut self, from: usize, to: usize) -> bool {
+        let seeder = &mut self.peers[from];
+        let ticket = seeder.tickets.iter().find(|(client, _)| *client == to).map(|(_, ticket)| *ticket);
+        let ticket = ticket.unwrap_or_else(|| {
+            let ticket = seeder.transfers.enqueue();
+            seeder.tickets.push((to, ticket));
+            ticket
+        });
+        match seeder.transfers.try_begin(ticket, self.now) {
+            Ok(()) => true,
+            Err(wait) => {
+                let at = self.now + wait.max(Duration::from_millis(1));
+                self.at(at, Event::Serve(from, to));
+                false
+            }
+        }
+    }
+
+    /// Ends the transfer of a seeder to a client, and begins those that wait.
+    pub(super) fn end_ticket(&mut self, from: usize, to: usize) {
+        let seeder = &mut self.peers[from];
+        let Some(at) = seeder.tickets.iter().position(|(client, _)| *client == to) else { return };
+        let (_, ticket) = seeder.tickets.remove(at);
+        seeder.transfers.end(ticket, self.now);
+        let waiting: Vec<usize> = seeder.tickets.iter().map(|(client, _)| *client).collect();
+        waiting.into_iter().for_each(|client| self.serve(from, client));
+    }
+
     /// Starts the next requested transfer to a client, unless it already receives from this peer.
-    fn serve(&mut self, from: usize, to: usize) {
-        if self.peers[to].coming(from).is_some() {
+    pub(super) fn serve(&mut self, from: usize, to: usize) {
+        if self.peers[to].coming(from).is_some() || !self.peers[from].has_asked(to) {
             return;
         }
-        let Some(index) = self.peers[from].next_asked(to) else { return };
+        if from < self.setting.seeders && !self.may_begin(from, to) {
+            return;
+        }
+        let Some(asked) = self.peers[from].next_asked(to) else { return };
+        let Some(index) = asked.or_else(|| self.choose_next(from, to)) else {
+            self.end_ticket(from, to);
+            return self.serve(from, to);
+        };
         if self.peers[from].received_blocks(index) == 0 {
             self.messages += 1;
             self.peers[from].clients.misses(to, self.now);
@@ -72,9 +108,7 @@ impl World {
         }
         let bytes = self.length(index) as f64 * self.setting.overhead / f64::from(total);
         let (weight, now) = (self.weight(from, to), self.now.as_secs_f64());
-        let most = self
-            .forward_rate_max(from, index, blocks + 1)
-            .min(self.peers[from].gives() * self.setting.overhead);
+        let most = self.forward_rate_max(from, index, blocks + 1);
         let flow = self.network.start((from, to), bytes, (weight, most), now, &mut self.forecasts);
         if let Some(transfer) = self.peers[to].coming(from) {
             transfer.flow = Some(flow);
@@ -114,8 +148,6 @@ impl World {
         transfer.flow = None;
         transfer.blocks += 1;
         let (index, blocks, total) = (transfer.index, transfer.blocks, transfer.total);
-        let bytes = self.length(index) / u64::from(total);
-        self.peers[from].pace.gave(to, bytes, self.now);
         self.peers[to].picker.heard(SourceId(from as u32), self.now);
         let is_new = blocks == 1 && !self.peers[to].picker.done().has(index);
         if is_new && self.peers[to].clients.begins(index, self.now) {
@@ -138,11 +170,9 @@ impl World {
         if from < self.setting.seeders {
             self.seeder_sent += bytes;
         }
+        self.end_ticket(from, to);
         self.serve(from, to);
-        let hints = self.peers[from].fresh.as_mut().map(|fresh| fresh.left(to, index)).unwrap_or_default();
-        if !hints.is_empty() {
-            self.send_message(Event::Hints(from, to, hints));
-        }
+        self.peers[to].member.delivered(from);
         let peer = &mut self.peers[to];
         if !peer.picker.arrived(SourceId(from as u32), index, self.now) {
             self.wasted += bytes;
@@ -154,6 +184,7 @@ impl World {
             self.complete(to);
         }
         self.ask(to, from);
+        self.ask_next(to);
         if self.setting.peers < 100 {
             self.ask_all(to);
         }
@@ -167,6 +198,7 @@ impl World {
             self.network.end(flow, self.now.as_secs_f64(), &mut self.forecasts);
             self.schedule_forecasts();
         }
+        self.end_ticket(from, to);
         self.peers[to].picker.refused(SourceId(from as u32), index);
         let elsewhere = self.peers[to].received_blocks(index) > 0;
         if !elsewhere {

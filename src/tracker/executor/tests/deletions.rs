@@ -65,7 +65,7 @@ fn a_chunk_for_which_the_store_has_no_space_causes_no_traffic() {
     let root = TempDir::new().unwrap();
     put(root.path(), "a", &bytes(1));
     let catalogue = Arc::new(RedbCatalogue::open(&root.path().join("state")).unwrap());
-    let running = Running::start_lending(root.path(), catalogue, 600_000);
+    let running = Running::start_lending(root.path(), catalogue, 75_000);
     let kept = running.first_scan().1[0].clone();
     let volunteers = Volunteers::new(1);
     let download =

@@ -147,7 +147,7 @@ fn holders_that_agree_with_each_other_but_deliver_nothing_prove_nothing() {
 pub(super) fn share_rotten(running: &Running, root: &Path, manifest: Arc<Manifest>) {
     let mut rotten = bytes(1);
     // One wrong byte in the chunk that the tests prove.
-    rotten[600_000] ^= 1;
+    rotten[75_000] ^= 1;
     fs::write(root.join("files/a"), rotten).unwrap();
     let folder = running.inner().folder.as_ref().unwrap();
     folder.adopt(name("a"), manifest).unwrap();
