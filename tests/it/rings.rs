@@ -91,6 +91,8 @@ fn members_are_told_their_predecessors_and_each_change() {
     let (mut first, members) = subscribe(seeder.address(), file, 7001);
     assert_eq!(members, Some(0));
     first.send(&PeerRequest::Join { file }).unwrap();
+    first.send(&PeerRequest::Ping).unwrap();
+    while first.message() != Some(PeerResponse::Pong) {}
     let (mut second, members) = subscribe(seeder.address(), file, 7002);
     assert_eq!(members, Some(1));
     second.send(&PeerRequest::Join { file }).unwrap();
