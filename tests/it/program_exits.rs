@@ -117,7 +117,7 @@ fn a_seeder_exits_while_a_peer_sends_requests_and_does_not_read() {
     let bytes = random_bytes(1, 8 << 20);
     let file = write(dir, "a.bin", &bytes);
     let mut seeder = seeder(dir, &file, &tracker, &["-v"]);
-    let id = Whole::new(bytes, 512 << 10).id();
+    let id = Whole::new(bytes, 64 << 10).id();
     let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(seeder.address())).collect();
     for wire in &mut wires {
         wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: None, site: None }).unwrap();

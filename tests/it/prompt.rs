@@ -52,7 +52,7 @@ fn the_prompt_answers_commands_and_restores_the_terminal() {
     client.press("peers\r");
     client.wait_for("other ");
     client.press("why 'a b.bin'\r");
-    client.wait_for("local    all 6 chunks");
+    client.wait_for("local    all 48 chunks");
     client.wait_for("other at 127.0.0.1:");
     client.press("get nothing as x\r");
     client.press("why nothing\r");
