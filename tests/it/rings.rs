@@ -49,7 +49,7 @@ fn next_chunk(wire: &mut Wire, file: FileId, have: &[u32]) -> Option<u32> {
     loop {
         match wire.message().expect("the connection stays open") {
             PeerResponse::Chunk { index, length, .. } => {
-                wire.payload(length.into());
+                wire.payload(length);
                 return Some(index.0);
             }
             PeerResponse::Spent { answer: true, .. } => return None,
