@@ -291,9 +291,11 @@ impl<M: Machine> World<M> {
                     self.check_response(&response);
                     self.check_payload(to, &response, &payload);
                 }
-                Effect::Event(line) | Effect::Note(line) | Effect::Warning(line) | Effect::Error(line) => {
-                    is_one_line(&line)
-                }
+                Effect::Event(line)
+                | Effect::Note(line)
+                | Effect::Departure(_, line)
+                | Effect::Warning(line)
+                | Effect::Error(line) => is_one_line(&line),
                 Effect::Task(task) => self.tasks.push(task),
                 Effect::Answer(..) | Effect::DialBack(_) => {}
             }
