@@ -38,6 +38,19 @@ impl InFlight {
     fn queue(&self) -> MutexGuard<'_, RequestQueue> {
         lock(&self.0)
     }
+
+    /// Notes any message of the source: if its oldest request is for a chunk of its choice, its timeout starts again,
+    /// because the request may wait for those of other peers.
+    fn heard(&self) {
+        if let Some((None, since)) = self.queue().front_mut() {
+            *since = Instant::now();
+        }
+    }
+
+    /// Whether the oldest request has waited as long as the stall timeout.
+    fn is_stalled(&self, timeout: Duration) -> bool {
+        self.queue().front().is_some_and(|(_, since)| since.elapsed() >= timeout)
+    }
 }
 
 /// Commands to the writer thread of a source.
@@ -193,17 +206,22 @@ impl SourceReader {
         while !self.source.shutdown.is_stopped() {
             let is_empty = batch.is_empty();
             match self.reader.message(if is_empty { self.stall } else { VERIFY_PAUSE_MAX }) {
-                Ok(message) => self.take(message, batch, &mut last)?,
+                Ok(message) => {
+                    self.in_flight.heard();
+                    self.take(message, batch, &mut last)?;
+                }
                 Err(StreamError::TimedOut) if !is_empty => return Ok(false),
                 Err(StreamError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Also after a message: other messages do not extend the deadline of the oldest request.
-            let oldest = self.in_flight.queue().front().map(|(_, since)| *since);
-            match oldest {
-                Some(since) if since.elapsed() >= self.stall => return Err(StreamError::TimedOut.into()),
-                None if !batch.is_empty() => return Ok(false),
-                Some(_) if batch.is_due() => return Ok(batch.is_full() && self.is_fast),
+            // Also after a message: other messages do not extend the deadline of a request for a certain chunk.
+            if self.in_flight.is_stalled(self.stall) {
+                return Err(StreamError::TimedOut.into());
+            }
+            let is_idle = self.in_flight.queue().is_empty();
+            match is_idle {
+                true if !batch.is_empty() => return Ok(false),
+                false if batch.is_due() => return Ok(batch.is_full() && self.is_fast),
                 _ => {}
             }
         }
@@ -423,5 +441,26 @@ impl CommandWriter {
                 PeerRequest::Chunk { file, index }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_extends_the_deadline_of_a_request_for_any_chunk_but_not_for_a_certain_one() {
+        let timeout = Duration::from_secs(3_600);
+        let long_ago = Instant::now().checked_sub(timeout).unwrap();
+        let in_flight = InFlight::default();
+        assert!(!in_flight.is_stalled(timeout), "nothing was requested");
+        in_flight.queue().push_back((None, long_ago));
+        in_flight.queue().push_back((Some(ChunkIndex(3)), long_ago));
+        assert!(in_flight.is_stalled(timeout));
+        in_flight.heard();
+        assert!(!in_flight.is_stalled(timeout), "the source is alive");
+        in_flight.queue().pop_front();
+        in_flight.heard();
+        assert!(in_flight.is_stalled(timeout), "the source sends other things than this chunk");
     }
 }

@@ -8,7 +8,7 @@ mod unreadable_chunks;
 
 pub(super) use context::ResponseContext;
 
-use crate::content::limits::PEER_LIST_MAX;
+use crate::content::limits::{KEEP_ALIVE_INTERVAL, PEER_LIST_MAX};
 use crate::content::{ChunkIndex, FileId, FileName};
 use crate::net::{FrameWriter, InFlight, StreamError};
 use crate::protocol::ErrorCode;
@@ -26,11 +26,7 @@ use chunk_sender::ChunkSender;
 use crossbeam_channel::{Receiver, TryRecvError};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use subscriptions::{Subscriptions, Wakeup};
-
-/// Interval at which messages of a root are sent while its transfer waits for others.
-const NOTICE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Writer thread of a connection.
 pub(super) struct ResponseWriter<'a> {
@@ -244,17 +240,16 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// Waits until a transfer of a file may begin: a root sends few chunks at the same time.
+    /// Waits until a transfer of a file may begin: a root sends few chunks at the same time. A `pong` shows meanwhile
+    /// that this peer is alive.
     fn await_transfer(&mut self, file: FileId) -> Result<Option<QueuedTransfer>, StreamError> {
         let id = self.subscriptions.id();
         let Some(queue) = self.context.subscribers.transfers(id, file) else { return Ok(None) };
         let transfer = queue.enqueue();
-        while !transfer.wait(NOTICE_INTERVAL, &self.context.shutdown) {
-            if self.context.shutdown.is_stopped() {
-                return Err(StreamError::Closed);
-            }
+        transfer.wait(KEEP_ALIVE_INTERVAL, &self.context.shutdown, |is_sign_due| {
             self.subscriptions.send_notices(&mut self.writer)?;
-        }
+            if is_sign_due { self.writer.send(&PeerResponse::Pong) } else { Ok(()) }
+        })?;
         Ok(Some(transfer))
     }
 

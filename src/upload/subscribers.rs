@@ -7,7 +7,7 @@
 
 use crate::content::limits::NAMED_PEERS_MAX;
 use crate::content::{Bitfield, ChunkIndex, FileId};
-use crate::net::Shutdown;
+use crate::net::{Shutdown, StreamError};
 use crate::swarm::rings::{Placement, Rings, Site, Transfers};
 use crate::swarm::super_seeding::SuperSeeder;
 use crate::sync::{lock, wait_timeout};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Capacity of a subscriber's queue of notices.
 const NOTICES_MAX: usize = 64;
+/// Interval at which messages of a root are sent while its transfer waits for others.
+const NOTICE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Number of a connection.
 pub type SubscriberId = u64;
@@ -258,8 +260,29 @@ pub struct QueuedTransfer {
 }
 
 impl QueuedTransfer {
+    /// Waits until the transfer may begin. Meanwhile `send` is called about every [`NOTICE_INTERVAL`], with whether a
+    /// sign of life is due: one every `keep_alive`.
+    ///
+    /// # Errors
+    /// The error of `send`; [`StreamError::Closed`] on shutdown.
+    pub fn wait(
+        &self,
+        keep_alive: Duration,
+        shutdown: &Shutdown,
+        mut send: impl FnMut(bool) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
+        let signs = crossbeam_channel::tick(keep_alive);
+        while !self.wait_within(NOTICE_INTERVAL, shutdown) {
+            if shutdown.is_stopped() {
+                return Err(StreamError::Closed);
+            }
+            send(signs.try_recv().is_ok())?;
+        }
+        Ok(())
+    }
+
     /// Waits up to `timeout` until the transfer may begin. Returns whether it may.
-    pub fn wait(&self, timeout: Duration, shutdown: &Shutdown) -> bool {
+    fn wait_within(&self, timeout: Duration, shutdown: &Shutdown) -> bool {
         let TransferQueue { started, transfers, changed } = &*self.queue;
         let deadline = Instant::now() + timeout;
         let mut transfers = lock(transfers);
@@ -291,6 +314,7 @@ impl Drop for QueuedTransfer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::limits::KEEP_ALIVE_INTERVAL;
 
     const FILE: FileId = FileId([1; 32]);
 
@@ -350,5 +374,28 @@ mod tests {
         let third = add(&subscribers, 3);
         subscribers.join(3, FILE);
         assert!(is_spent(&third), "a later member is told as well");
+    }
+
+    #[test]
+    fn signs_of_life_are_sent_while_a_transfer_waits_for_its_turn() {
+        let (queue, shutdown, stopped) =
+            (Arc::new(TransferQueue::default()), Shutdown::new(), Shutdown::new());
+        // The first one waits for its turn forever, so the second one does as well until it ends.
+        let mut first = Some(queue.enqueue());
+        let second = queue.enqueue();
+        let mut signs = 0;
+        let waited = second.wait(Duration::from_millis(1), &shutdown, |is_due| {
+            signs += u32::from(is_due);
+            if signs == 3 {
+                first = None;
+            }
+            Ok(())
+        });
+        assert!(waited.is_ok() && signs >= 3 && first.is_none());
+        let (_active, third) = (queue.enqueue(), queue.enqueue());
+        let failed = third.wait(Duration::from_millis(1), &shutdown, |_| Err(StreamError::TimedOut));
+        assert!(matches!(failed, Err(StreamError::TimedOut)));
+        stopped.trigger();
+        assert!(matches!(third.wait(KEEP_ALIVE_INTERVAL, &stopped, |_| Ok(())), Err(StreamError::Closed)));
     }
 }

@@ -122,7 +122,11 @@ impl DownloadScheduler {
         }
         uploads.take_requested().into_iter().for_each(|index| rings.member.forwarded(index));
         let has_successors = uploads.has_subscribers();
-        while self.picker.is_next_due(id) && rings.member.wants_next(self.picker.nexts(), has_successors) {
+        while self.picker.is_next_due(id) {
+            let is_limited = has_successors && self.picker.can_download_from_peers();
+            if !rings.member.wants_next(self.picker.nexts(), is_limited) {
+                return;
+            }
             let news = take_ranges(&self.picker.taken(), &mut live.told);
             if live.commands.try_send(SourceCommand::Next(news)).is_err() {
                 return;

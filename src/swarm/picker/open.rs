@@ -48,6 +48,11 @@ impl Open {
         true
     }
 
+    /// Whether a partial source has an open chunk.
+    pub(super) fn is_any_held(&self) -> bool {
+        self.buckets.iter().skip(1).any(|bucket| !bucket.is_empty())
+    }
+
     pub(super) fn contains(&self, index: ChunkIndex) -> bool {
         self.rarity(index).is_some()
     }

@@ -30,6 +30,12 @@ impl Picker {
         source.is_some_and(|source| source.nexts + source.flights.len() < NEXT_MAX)
     }
 
+    /// Whether another peer that is downloading has a chunk that this one lacks and has not requested. If not, this peer is
+    /// ahead of the others, which want older chunks first.
+    pub fn can_download_from_peers(&self) -> bool {
+        self.open.is_any_held()
+    }
+
     /// Notes that a source was asked for a chunk of its choice.
     pub fn asked_next(&mut self, id: SourceId) {
         if let Some(source) = self.sources.get_mut(&id) {
@@ -78,5 +84,18 @@ mod tests {
         assert!(picker.is_next_due(one) && !picker.given(one, ChunkIndex(3), now), "it is there");
         picker.set_chooses(one, false);
         assert!(picker.pick(one, now, random).is_some() && picker.nexts() == 0);
+    }
+
+    #[test]
+    fn a_peer_is_ahead_while_no_other_one_that_downloads_has_a_chunk_for_it() {
+        let (root, other, now) = (SourceId(1), SourceId(2), Moment::ZERO);
+        let mut picker = Picker::new(Bitfield::none(9), true);
+        picker.add_source(root, Bitfield::all(9), now);
+        picker.add_source(other, Bitfield::none(9), now);
+        assert!(!picker.can_download_from_peers());
+        picker.source_has(other, ChunkIndex(3));
+        assert!(picker.can_download_from_peers());
+        picker.arrived(root, ChunkIndex(3), now);
+        assert!(!picker.can_download_from_peers());
     }
 }

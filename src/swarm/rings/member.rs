@@ -190,10 +190,11 @@ impl<A: Copy + Ord> Member<A> {
         self.is_ignored = true;
     }
 
-    /// Whether this member may request another super-seeded chunk beside `outstanding` requests. `has_successors`:
-    /// whether any peer awaits its chunks.
-    pub fn wants_next(&self, outstanding: usize, has_successors: bool) -> bool {
-        let counts = has_successors && !self.is_ignored;
+    /// Whether this member may request another super-seeded chunk beside `outstanding` requests. `is_limited`: whether any
+    /// peer awaits its chunks, and it could download from such peers as well. A member that is ahead of all others must not
+    /// wait for them: they request older chunks first.
+    pub fn wants_next(&self, outstanding: usize, is_limited: bool) -> bool {
+        let counts = is_limited && !self.is_ignored;
         !counts || self.unforwarded.len() + outstanding < UNFORWARDED_MAX
     }
 }

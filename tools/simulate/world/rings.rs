@@ -138,8 +138,8 @@ impl World {
             loop {
                 let one = &self.peers[peer];
                 let outstanding = one.picker.nexts();
-                let has_successors = one.clients.is_any_active();
-                if !one.picker.is_next_due(source) || !one.member.wants_next(outstanding, has_successors) {
+                let is_limited = one.clients.is_any_active() && one.picker.can_download_from_peers();
+                if !one.picker.is_next_due(source) || !one.member.wants_next(outstanding, is_limited) {
                     break;
                 }
                 let taken = one.picker.taken();
