@@ -43,8 +43,10 @@ const LARGE_NAME: &str = "large.bin";
 const LARGE_SIZE: usize = 64 << 20;
 /// Upload limit of each seeder, per second: low enough that a seeder can be killed during the download.
 const UPLOAD_LIMIT: &str = "16MiB";
-/// The first seeder is killed after it has started to send this number of the 128 chunks.
-const CHUNKS_BEFORE_KILL_COUNT: usize = 24;
+/// Number of chunks of the large file.
+const LARGE_CHUNKS: usize = 1_024;
+/// The first seeder is killed after it has started to send this number of chunks.
+const CHUNKS_BEFORE_KILL_COUNT: usize = LARGE_CHUNKS / 5;
 /// Part of the log line that a seeder with `-v` writes for each chunk that it sends.
 const SERVING: &str = " - DEBUG - serving chunk ";
 
@@ -164,7 +166,8 @@ fn large_file(programs: &mut ProgramSet, tracker: &str) -> Result<String> {
         programs.start(seeder, "seeder", offer.into_iter().chain(["--upload-limit", UPLOAD_LIMIT, "-v"]))?;
     }
     for seeder in ["seeder1", "seeder2"] {
-        programs.until_written("tracker", &format!("{seeder} has 128 of 128 chunks"))?;
+        programs
+            .until_written("tracker", &format!("{seeder} has {LARGE_CHUNKS} of {LARGE_CHUNKS} chunks"))?;
     }
     let downloads = programs.folder.join("downloads");
     fs::create_dir(&downloads).context("cannot create the download folder")?;

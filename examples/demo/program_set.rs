@@ -17,7 +17,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum delay between the end of a program by Ctrl-C and the arrival of the same Ctrl-C at the demo.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_millis(300);
 /// Number of sent chunks between two lines about them.
-const CHUNKS_PER_LINE_COUNT: usize = 8;
+const CHUNKS_PER_LINE_COUNT: usize = 64;
 const INTERRUPTED: &str = "interrupted";
 
 /// Event from a thread that reads the output of a program.
