@@ -160,8 +160,9 @@ pub const RETURNED_REPLICAS_MAX: usize = 2;
 pub const REPAIR_DELAY: Duration = Duration::from_secs(600);
 /// Live volunteers required before files are replicated.
 pub const VOLUNTEERS_MIN: usize = 3;
-/// Copies in flight to one volunteer, and from one volunteer.
-pub const COPY_WINDOW_MAX: u32 = 8;
+/// Copies in flight to one volunteer, and from one volunteer: twice [`COPY_WORKERS_MAX`], so that no worker waits for the
+/// next order between two small chunks.
+pub const COPY_WINDOW_MAX: u32 = 16;
 /// Bytes of copies in flight to one volunteer, and from one volunteer; one copy is always allowed.
 pub const COPY_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Timeout of a copy, in addition to the transfer time of the chunk at [`COPY_RATE_MIN`].

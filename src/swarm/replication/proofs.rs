@@ -22,8 +22,9 @@ use std::time::Duration;
 const CHALLENGE_TRIES_MAX: usize = 16;
 /// Proofs in flight of volunteers that are busy with copies, for which the tracker downloads the chunk.
 const BUSY_PROOFS_MAX: usize = 1;
-/// The same for chunks of which the tracker has a copy: such a proof takes only some CPU time.
-const BUSY_OWN_PROOFS_MAX: usize = 4;
+/// The same for chunks of which the tracker has a copy: such a proof takes only some CPU time. The rest of the slots is
+/// left for proofs that a decision waits for.
+const BUSY_OWN_PROOFS_MAX: usize = limits::PROOFS_IN_FLIGHT_MAX * 3 / 4;
 /// Proofs in flight for which the tracker downloads the chunk and that no decision waits for.
 const DOWNLOADED_PROOFS_MAX: usize = 6;
 /// Proofs in flight of volunteers whose last proof was wrong or could not be had.
