@@ -171,7 +171,7 @@ def seeder_unread(scene):
         peer = socket.create_connection((host, int(port)))
         scene.sockets.append(peer)
         chunks = [{"type": "chunk", "file": file, "index": index} for index in range(64)]
-        messages = [{"type": "hello", "version": 3}, *chunks]
+        messages = [{"type": "hello", "version": rig.protocol_version()}, *chunks]
         peer.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
     return started[0]
 

@@ -18,6 +18,12 @@ def say(*words):
     print(*words, file=sys.stderr, flush=True)
 
 
+def protocol_version():
+    """The version of the protocol, from the source."""
+    with open(os.path.join(ROOT, "src", "content", "limits.rs")) as file:
+        return int(re.search(r"PROTOCOL_VERSION: u32 = (\d+)", file.read())[1])
+
+
 def adopt_orphans():
     """Makes orphaned descendants children of this process, so that wait4 accounts for them.
 

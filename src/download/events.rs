@@ -75,12 +75,25 @@ pub struct SourceEvent {
     pub(super) update: SourceUpdate,
 }
 
+/// What a source offers besides its chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SourceRole {
+    /// It keeps rings.
+    Root {
+        /// Number of their members.
+        members: u32,
+    },
+    /// It has the whole file, and chunks from other peers would save no link.
+    Direct,
+    /// Nothing.
+    Ordinary,
+}
+
 #[derive(Debug)]
 pub(super) enum SourceUpdate {
     Connected {
         have: Option<Bitfield>,
-        /// Number of members of the rings that the source keeps, if it is a root.
-        members: Option<u32>,
+        role: SourceRole,
         /// Whether the source is in the site of this peer.
         is_near: bool,
         rtt: Duration,

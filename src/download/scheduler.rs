@@ -109,6 +109,8 @@ struct ActiveSource {
     refusals: Refusals,
     /// Whether it is in the site of this peer.
     is_near: bool,
+    /// Whether chunks from other peers would save no link.
+    is_direct: bool,
     /// Whether it is a root that has not sent each chunk, and the chunks that were reported to it.
     has_unsent: bool,
     told: Bitfield,
@@ -328,10 +330,10 @@ impl DownloadScheduler {
     pub fn handle(&mut self, event: SourceEvent, now: Moment) -> Vec<SchedulerEvent> {
         let SourceEvent { source: id, update, .. } = event;
         match update {
-            SourceUpdate::Connected { have, members, is_near, rtt } => {
+            SourceUpdate::Connected { have, role, is_near, rtt } => {
                 self.connected_to(id, have, now);
                 self.picker.set_rtt(id, rtt);
-                self.connected_member(id, members, is_near, now);
+                self.connected_member(id, role, is_near, now);
                 // Chunks of this source may be the ones that the other sources do not have.
                 self.request_from_all(now);
             }
@@ -638,6 +640,7 @@ impl DownloadScheduler {
                     heard: 0,
                     refusals: Refusals::default(),
                     is_near: true,
+                    is_direct: false,
                     has_unsent: false,
                     told: Bitfield::none(self.job.count),
                     shutdown,

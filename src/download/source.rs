@@ -2,7 +2,7 @@
 //!
 //! Every wait has a deadline.
 
-use super::events::SourceError;
+use super::events::{SourceError, SourceRole};
 use crate::content::limits::{CONNECT_TIMEOUT, PEER_LIST_MAX, PROTOCOL_VERSION};
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::dial::dial_any_within;
@@ -273,17 +273,21 @@ impl PeerConnection {
         }
     }
 
-    /// Requests the bitfield of a file of `chunks` chunks, and subscribes to new chunks. Also returns the number of
-    /// members of the rings that the peer keeps, if any.
-    pub(super) fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, Option<u32>), SourceError> {
+    /// Requests the bitfield of a file of `chunks` chunks, and subscribes to new chunks.
+    pub(super) fn have(&mut self, file: FileId, chunks: u32) -> Result<(Bitfield, SourceRole), SourceError> {
         match self.ask(&PeerRequest::Have { file })? {
-            PeerResponse::Have { count, length, members, .. }
+            PeerResponse::Have { count, length, members, direct, .. }
                 if count == chunks && length == Bitfield::byte_length(count) as u64 =>
             {
                 let mut bytes = vec![0; length as usize];
                 self.reader.payload(&mut bytes)?;
                 let have = Bitfield::from_bytes(count, &bytes);
-                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, members))
+                let role = match (members, direct) {
+                    (Some(members), _) => SourceRole::Root { members },
+                    (None, true) => SourceRole::Direct,
+                    (None, false) => SourceRole::Ordinary,
+                };
+                Ok((have.map_err(|error| SourceError::Protocol(error.to_string()))?, role))
             }
             PeerResponse::Error { text, .. } => Err(SourceError::Refused(text)),
             _ => Err(SourceError::Protocol("no bitfield of this file".into())),

@@ -5,7 +5,7 @@
 //! has a deadline.
 
 use super::batch::{Batch, Outcome};
-use super::events::{Arrival, Job, SourceError, SourceEvent, SourceUpdate};
+use super::events::{Arrival, Job, SourceError, SourceEvent, SourceRole, SourceUpdate};
 use super::source::PeerConnection;
 use crate::content::digest::Hasher;
 use crate::content::limits::{
@@ -173,14 +173,14 @@ impl SourceReader {
             PeerConnection::open_within(CONNECT_TIMEOUT, address, identity, job.timeouts, shutdown)?;
         let stream = connection.stream.clone();
         let guard = source.shutdown.guard(&stream);
-        let (have, members) = match job.subscribe {
+        let (have, role) = match job.subscribe {
             true => {
-                let (have, members) = connection.have(job.file, job.count)?;
-                (Some(have), members)
+                let (have, role) = connection.have(job.file, job.count)?;
+                (Some(have), role)
             }
             false => {
                 connection.await_hello()?;
-                (None, None)
+                (None, SourceRole::Ordinary)
             }
         };
         let is_near = connection.is_near(job.site.as_ref());
@@ -188,7 +188,7 @@ impl SourceReader {
         if job.limit.is_some() {
             reader.set_part_bytes_max(LIMITED_PART_BYTES);
         }
-        source.report(SourceUpdate::Connected { have, members, is_near, rtt });
+        source.report(SourceUpdate::Connected { have, role, is_near, rtt });
         let in_flight = InFlight::default();
         let command_writer =
             CommandWriter { file: job.file, in_flight: in_flight.clone(), shutdown: source.shutdown.clone() };

@@ -179,6 +179,10 @@ pub enum PeerResponse {
         /// Number of members of the rings that the server keeps; `None` if it keeps none, or the client cannot join.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         members: Option<u32>,
+        /// The server is complete, on the host of the client, and has no upload limit: requests to other peers would save
+        /// no link.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        direct: bool,
     },
     /// Further chunks that the server holds.
     Got {
@@ -347,7 +351,7 @@ mod tests {
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32,"mode":493}"#,
         );
         exact(
-            Have { file: FILE, count: 9, length: 2, members: Some(3) },
+            Have { file: FILE, count: 9, length: 2, members: Some(3), direct: false },
             r#"{"type":"have","file":"FILE","count":9,"length":2,"members":3}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);

@@ -39,16 +39,16 @@ pub(super) struct ResponseWriter<'a> {
 }
 
 impl<'a> ResponseWriter<'a> {
-    /// Creates the writer of a connection from `from`; `serves` is the address of the peer's upload server, if any, with
-    /// its site.
+    /// Creates the writer of a connection from `from`, possibly a peer on this host; `serves` is the address of the peer's
+    /// upload server, if any, with its site.
     pub fn new(
         context: &'a ResponseContext,
         writer: FrameWriter,
-        from: SocketAddr,
+        (from, is_on_this_host): (SocketAddr, bool),
         serves: Option<(SocketAddr, Site)>,
     ) -> Self {
         let address = serves.as_ref().map(|(address, _)| *address);
-        let subscriptions = Subscriptions::new(context, serves);
+        let subscriptions = Subscriptions::new(context, serves, is_on_this_host);
         let chunk_sender = ChunkSender::new(context, from);
         let receiver = ReceiverConnection::new(context.offers.receivers(), from, address);
         Self { context, writer, from, subscriptions, chunk_sender, receiver }

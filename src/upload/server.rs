@@ -211,9 +211,10 @@ impl Server {
         if self.upload_limit > 0 {
             writer.limit_unsent(self.upload_limit);
         }
+        let peer = (from, is_on_this_host(from, &stream));
         self.threads.spawn("serve-out", move || {
             let _running = running;
-            if let Err(error) = ResponseWriter::new(&context, writer, from, serves).run(&queued) {
+            if let Err(error) = ResponseWriter::new(&context, writer, peer, serves).run(&queued) {
                 log::debug!("response to {from} failed: {error}");
             }
             // Ends the reader thread as well.
@@ -250,6 +251,12 @@ impl Server {
             let _ = discovered.try_send(DiscoveredPeer { address, file: *file });
         }
     }
+}
+
+/// Whether a peer connects from a loopback address, or from the address at which it reaches this host.
+fn is_on_this_host(from: SocketAddr, stream: &TcpStream) -> bool {
+    let from = from.ip().to_canonical();
+    from.is_loopback() || stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == from)
 }
 
 /// The hello of a connection.

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 const CHUNK: usize = 16 << 10;
 const CHUNKS: usize = 64;
+/// With an upload limit a seeder keeps rings also for peers on its host.
+const LIMITED: [&str; 2] = ["--upload-limit", "1GiB"];
 /// Number of receivers of the tests with a swarm.
 const RECEIVER_COUNT: usize = 16;
 
@@ -87,7 +89,7 @@ fn assert_complete(receivers: &[(Program, PathBuf)], bytes: &[u8]) {
 #[test]
 fn members_are_told_their_predecessors_and_each_change() {
     let place = place();
-    let (_tracker, seeder, _, file) = seed(place.path(), &[]);
+    let (_tracker, seeder, _, file) = seed(place.path(), &LIMITED);
     let (mut first, members) = subscribe(seeder.address(), file, 7001);
     assert_eq!(members, Some(0));
     first.send(&PeerRequest::Join { file }).unwrap();
@@ -116,7 +118,7 @@ fn members_are_told_their_predecessors_and_each_change() {
 #[test]
 fn a_seeder_sends_each_chunk_once_before_members_choose() {
     let place = place();
-    let (_tracker, seeder, _, file) = seed(place.path(), &[]);
+    let (_tracker, seeder, _, file) = seed(place.path(), &LIMITED);
     let mut members: Vec<Wire> = (7001..7003).map(|port| subscribe(seeder.address(), file, port).0).collect();
     for member in &mut members {
         member.send(&PeerRequest::Join { file }).unwrap();
@@ -137,6 +139,44 @@ fn a_seeder_sends_each_chunk_once_before_members_choose() {
     });
     let again = std::iter::from_fn(|| next_chunk(&mut members[0], file, &[]));
     assert_eq!(again.count(), CHUNKS / 2);
+}
+
+#[test]
+fn a_seeder_without_upload_limit_keeps_no_rings_for_peers_on_its_host() {
+    for (extra, is_direct) in [(&[][..], true), (&LIMITED[..], false)] {
+        let place = place();
+        let (_tracker, seeder, _, file) = seed(place.path(), extra);
+        let mut wire = Wire::connect(seeder.address());
+        wire.send(&PeerRequest::Hello { version: PROTOCOL_VERSION, port: Some(7001), site: None }).unwrap();
+        assert!(matches!(wire.message(), Some(PeerResponse::Hello { .. })));
+        wire.send(&PeerRequest::Have { file }).unwrap();
+        let Some(PeerResponse::Have { members, direct, .. }) = wire.message() else { panic!("no bitfield") };
+        assert_eq!((members.is_none(), direct), (is_direct, is_direct));
+    }
+}
+
+#[test]
+fn a_leecher_with_a_direct_source_connects_to_no_partial_source() {
+    let place = place();
+    let tracker = tracker(place.path(), &["--lease", "60"]);
+    let whole = Whole::new(random_bytes(7, CHUNK * CHUNKS), CHUNK as u32);
+    let named = FakePeer::start(|mut wire| while wire.message::<PeerRequest>().is_some() {});
+    let peers = vec![named.address];
+    let direct = FakePeer::answering(&whole, move |request, right| match request {
+        PeerRequest::Have { file } => {
+            let length = CHUNKS.div_ceil(8) as u64;
+            let (file, count) = (*file, CHUNKS as u32);
+            let have = PeerResponse::Have { file, count, length, members: None, direct: true };
+            let peers = PeerResponse::Peers { file, peers: peers.clone() };
+            let payload = vec![0xff; length as usize];
+            Some([encode(&have).unwrap(), payload, encode(&peers).unwrap()].concat())
+        }
+        _ => Some(right),
+    });
+    direct.announce(tracker.address(), "direct", &whole.summary("a.bin"));
+    let leecher = leecher(place.path(), tracker.address(), &["a.bin", "-vv"]);
+    leecher.wait_for_text("Successfully downloaded");
+    assert!(named.accepted.try_recv().is_err());
 }
 
 #[test]
@@ -167,14 +207,19 @@ fn a_swarm_completes_when_its_root_leaves() {
 #[test]
 fn a_swarm_completes_with_a_root_that_names_bad_predecessors() {
     let place = place();
-    let (tracker, _seeder, bytes, _) = seed(place.path(), &[]);
+    let (tracker, _seeder, bytes, _) = seed(place.path(), &LIMITED);
     let whole = Whole::new(bytes.clone(), CHUNK as u32);
     // It has more members than any other root, names addresses at which no peer listens, and refuses each chunk.
     let root = FakePeer::answering(&whole, |request, right| match request {
         PeerRequest::Have { file } => {
             let length = CHUNKS.div_ceil(8) as u64;
-            let have =
-                PeerResponse::Have { file: *file, count: CHUNKS as u32, length, members: Some(u32::MAX) };
+            let have = PeerResponse::Have {
+                file: *file,
+                count: CHUNKS as u32,
+                length,
+                members: Some(u32::MAX),
+                direct: false,
+            };
             let place = |ring| PeerResponse::Place { file: *file, ring, peer: local(9) };
             let places: Vec<u8> = (0..=255).flat_map(|ring| encode(&place(ring)).unwrap()).collect();
             Some([encode(&have).unwrap(), vec![0xff; length as usize], places].concat())
@@ -197,7 +242,7 @@ fn a_swarm_completes_with_members_that_send_nothing_or_wrong_bytes() {
         PeerRequest::Have { file } => {
             let have = Bitfield::none(CHUNKS as u32).to_bytes();
             let (count, length) = (CHUNKS as u32, have.len() as u64);
-            let response = PeerResponse::Have { file: *file, count, length, members: None };
+            let response = PeerResponse::Have { file: *file, count, length, members: None, direct: false };
             Some([encode(&response).unwrap(), have].concat())
         }
         PeerRequest::Hello { .. } => Some(right),

@@ -1,15 +1,19 @@
 //! Requests to our own tracker: cookie, registration, announcement, heartbeat, lookup.
 
 use crate::window::{Talk, Wrong};
+use shoal::content::limits::PROTOCOL_VERSION;
 use shoal::content::{FileId, FileName, PeerName};
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::tracker::{FileSummary, Registration, TrackerRequest, TrackerResponse};
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 /// One response in this number is decoded completely; of the others the tool checks the start, the end and the number
 /// of addresses.
 const DECODE_INTERVAL: u64 = 256;
+/// Start of each datagram in both directions.
+static HEAD: LazyLock<String> = LazyLock::new(|| format!(r#"{{"v":{PROTOCOL_VERSION},"tx":"#));
 
 /// The state of the simulated peers.
 pub struct Ours {
@@ -104,8 +108,7 @@ impl Ours {
         number: u32,
         request_bytes: &mut Vec<u8>,
     ) -> std::io::Result<()> {
-        let head =
-            format_args!(r#"{{"v":3,"tx":{number},"cookie":"{:016x}","message":"#, cookie.0).to_string();
+        let head = format!(r#"{}{number},"cookie":"{:016x}","message":"#, *HEAD, cookie.0);
         request_bytes.extend_from_slice(head.as_bytes());
         match self.stage {
             Stage::LookupId { wanted } => {
@@ -165,7 +168,7 @@ impl Talk for Ours {
     }
 
     fn number(&self, answer: &[u8]) -> Result<u32, Wrong> {
-        let digits = answer.strip_prefix(br#"{"v":3,"tx":"#).ok_or("not an answer")?.iter();
+        let digits = answer.strip_prefix(HEAD.as_bytes()).ok_or("not an answer of this version")?.iter();
         let digits = digits.take_while(|byte| byte.is_ascii_digit());
         Ok(digits.fold(0u64, |sum, digit| sum.wrapping_mul(10) + u64::from(digit - b'0')) as u32)
     }

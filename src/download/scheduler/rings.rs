@@ -3,10 +3,10 @@
 //! Invariant: a root can make this peer dial at most [`NAMED_MAX`] addresses; with a false root, or none, the download
 //! continues with random candidates.
 
-use super::{CandidateState, DownloadScheduler, SourceCommand};
+use super::{ActiveSource, CandidateState, DownloadScheduler, SourceCommand};
 use crate::content::limits::NEXT_RANGES_MAX;
 use crate::content::{Bitfield, ChunkIndex};
-use crate::download::events::Job;
+use crate::download::events::{Job, SourceRole};
 use crate::swarm::Moment;
 use crate::swarm::picker::SourceId;
 use crate::swarm::rings::{Adjustment, Member, NAMED_MAX, RINGS, STANDING_INTERVAL, Site};
@@ -50,18 +50,14 @@ impl RingMember {
 }
 
 impl DownloadScheduler {
-    /// A source has sent its bitfield, and the number of members of its rings if it is a root.
-    pub(super) fn connected_member(
-        &mut self,
-        id: SourceId,
-        members: Option<u32>,
-        is_near: bool,
-        now: Moment,
-    ) {
+    /// A source has sent its bitfield and its role.
+    pub(super) fn connected_member(&mut self, id: SourceId, role: SourceRole, is_near: bool, now: Moment) {
         let (Some(rings), Some(live)) = (&mut self.rings, self.live.get_mut(&id)) else { return };
-        live.is_near = is_near;
-        let members = members.filter(|_| rings.uploads.is_some() && !self.picker.picks_in_order());
-        if let Some(members) = members {
+        (live.is_near, live.is_direct) = (is_near, role == SourceRole::Direct);
+        let can_join = rings.uploads.is_some() && !self.picker.picks_in_order();
+        if let SourceRole::Root { members } = role
+            && can_join
+        {
             live.has_unsent = true;
             rings.member.add_root(live.address, members);
         }
@@ -237,8 +233,19 @@ impl DownloadScheduler {
         }
     }
 
-    /// Connects to predecessors and complete candidates; to random ones while there are fewer sources than rings, or if
-    /// no source has a wanted chunk. Disconnects from replaced predecessors.
+    /// Whether a direct source sends chunks, or a complete candidate may prove to be one.
+    fn has_direct_source(&self, now: Moment) -> bool {
+        let Some(rings) = &self.rings else { return false };
+        let is_awaited = |live: &ActiveSource| {
+            !live.connected
+                && now < rings.started_at + BITFIELD_GRACE
+                && self.candidates.get(&live.address).is_some_and(|candidate| candidate.is_complete)
+        };
+        !self.picker.has_stalled(now) && self.live.values().any(|live| live.is_direct || is_awaited(live))
+    }
+
+    /// Connects to predecessors and complete candidates; to random ones while there are fewer sources than rings and none
+    /// is direct, or if no source has a wanted chunk. Disconnects from replaced predecessors.
     pub(super) fn connect_members(&mut self, now: Moment) {
         let Some(rings) = &self.rings else { return };
         let predecessors = rings.member.predecessors();
@@ -251,8 +258,10 @@ impl DownloadScheduler {
         let mut complete: Vec<SocketAddr> = complete.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut complete);
         complete.into_iter().take(self.free_slots()).for_each(|address| self.start(address, now));
-        let few = RINGS.saturating_sub(self.partial_sources());
-        (0..few).for_each(|_| self.connect_extra(now));
+        if !self.has_direct_source(now) {
+            let few = RINGS.saturating_sub(self.partial_sources());
+            (0..few).for_each(|_| self.connect_extra(now));
+        }
         let awaits_bitfields = self.live.values().any(|live| !live.connected)
             && self.rings.as_ref().is_some_and(|rings| now < rings.started_at + BITFIELD_GRACE);
         if !awaits_bitfields && self.picker.unavailable().next().is_some() {

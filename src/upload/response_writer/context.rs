@@ -99,6 +99,11 @@ impl ResponseContext {
         }
     }
 
+    /// Whether there is an upload limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Handles a failed send: if the chunk cannot be read, logs it, and refuses it until it can be read again.
     pub(super) fn report_read_error(
         &self,

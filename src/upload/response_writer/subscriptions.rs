@@ -61,6 +61,8 @@ pub(super) struct Subscriptions<'a> {
     id: SubscriberId,
     /// Address of the peer's upload server, if any, and its site.
     serves: Option<(SocketAddr, Site)>,
+    /// The peer is on this host, and there is no upload limit.
+    is_direct: bool,
     all: Vec<Subscription>,
     /// Counts this peer as one that downloads, once it has subscribed to a file.
     load: Option<UploadUse>,
@@ -75,9 +77,14 @@ impl Drop for Subscriptions<'_> {
 }
 
 impl<'a> Subscriptions<'a> {
-    pub fn new(context: &'a ResponseContext, serves: Option<(SocketAddr, Site)>) -> Self {
+    pub fn new(
+        context: &'a ResponseContext,
+        serves: Option<(SocketAddr, Site)>,
+        is_on_this_host: bool,
+    ) -> Self {
         let id = context.subscribers.new_id();
-        Self { context, id, serves, all: Vec::new(), load: None, announced_at: Instant::now() }
+        let is_direct = is_on_this_host && !context.is_limited();
+        Self { context, id, serves, is_direct, all: Vec::new(), load: None, announced_at: Instant::now() }
     }
 
     /// Number of the connection.
@@ -174,7 +181,9 @@ impl<'a> Subscriptions<'a> {
         // Only a subscribed file is left when the connection ends.
         let added = self.all.iter_mut().find(|one| !is_repeated && one.file == file);
         let (mut peers, mut members) = (Vec::new(), None);
+        let direct = self.is_direct && have.is_complete();
         match (added, &self.serves) {
+            _ if direct => {}
             (Some(subscription), Some(serves)) => {
                 let joined = self.context.subscribers.add(self.id, serves.clone(), file, &have);
                 JoinInfo { peers, members, notices: subscription.notices } = joined;
@@ -183,7 +192,8 @@ impl<'a> Subscriptions<'a> {
             (None, Some(_)) => {}
         }
         let bytes = have.to_bytes();
-        let response = PeerResponse::Have { file, count: have.count(), length: bytes.len() as u64, members };
+        let (count, length) = (have.count(), bytes.len() as u64);
+        let response = PeerResponse::Have { file, count, length, members, direct };
         writer.send_with(&response, &bytes)?;
         if !peers.is_empty() {
             writer.send(&PeerResponse::Peers { file, peers })?;

@@ -213,6 +213,7 @@ impl Whole {
                         count: layout.count(),
                         length: bytes.len() as u64,
                         members: None,
+                        direct: false,
                     },
                     bytes,
                 )

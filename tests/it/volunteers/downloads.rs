@@ -55,7 +55,7 @@ fn a_member_that_is_a_volunteer_serves_the_chunks_of_both_stores() {
     // The source announces the last four chunks only, and serves each chunk that is requested.
     let source = FakePeer::answering(&whole, move |request, right| match request {
         PeerRequest::Have { file } => {
-            let have = PeerResponse::Have { file: *file, count: 9, length: 2, members: None };
+            let have = PeerResponse::Have { file: *file, count: 9, length: 2, members: None, direct: false };
             Some([shoal::protocol::frame::encode(&have).unwrap(), vec![0b1110_0000, 1]].concat())
         }
         _ => Some(right),
