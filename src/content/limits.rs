@@ -160,9 +160,8 @@ pub const RETURNED_REPLICAS_MAX: usize = 2;
 pub const REPAIR_DELAY: Duration = Duration::from_secs(600);
 /// Live volunteers required before files are replicated.
 pub const VOLUNTEERS_MIN: usize = 3;
-/// Copies in flight to one volunteer, and from one volunteer: twice [`COPY_WORKERS_MAX`], so that no worker waits for the
-/// next order between two small chunks.
-pub const COPY_WINDOW_MAX: u32 = 16;
+/// Copies in flight to one volunteer, and from one volunteer.
+pub const COPY_WINDOW_MAX: u32 = 8;
 /// Bytes of copies in flight to one volunteer, and from one volunteer; one copy is always allowed.
 pub const COPY_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Timeout of a copy, in addition to the transfer time of the chunk at [`COPY_RATE_MIN`].
@@ -393,6 +392,11 @@ pub const PIPELINE_MIN: usize = 2;
 ///
 /// Enough for two batches in the verifier and one on the way.
 pub const PIPELINE_BATCHES_MAX: usize = 3;
+/// Chunk time in flight to a fast source with a short RTT, up to [`PIPELINE_SMALL_BATCHES_MAX`] batches: small chunks
+/// arrive faster than the threads that request more of them take turns.
+pub const PIPELINE_FAST_TIME: Duration = Duration::from_millis(8);
+/// Requests for small chunks in flight to a fast source, for each chunk that the verifier hashes at once.
+pub const PIPELINE_SMALL_BATCHES_MAX: usize = 8;
 /// Requests in flight to a fast source, at least, when the missing chunks are shared between the sources.
 pub const PIPELINE_SHARE_MIN: usize = 12;
 /// Chunk time in flight to a source with a short RTT whose chunks take longer than [`VERIFY_PAUSE_MAX`], for each chunk

@@ -16,8 +16,8 @@ use super::summary::Tally;
 use super::workers::Workers;
 use crate::content::fmt::counted;
 use crate::content::limits::{
-    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX, RETRY_MIN,
-    SOURCES_MAX, SOURCES_MIN,
+    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_SMALL_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX,
+    RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex, HASH_LANES_MAX, hash_lanes};
 use crate::net::{RateLimit, Shutdown, Threads};
@@ -609,7 +609,7 @@ impl DownloadScheduler {
             rings.begin(now);
         }
         // Never full: requests in flight to a source are limited by the pipeline depth.
-        let (commands, queued) = bounded(PIPELINE_BATCHES_MAX * HASH_LANES_MAX * 2);
+        let (commands, queued) = bounded(PIPELINE_SMALL_BATCHES_MAX * HASH_LANES_MAX * 2);
         let shutdown = self.shutdown.child();
         let (job, events, workers) = (self.job.clone(), self.events.clone(), self.workers.clone());
         let pieces = FragmentCount::default();

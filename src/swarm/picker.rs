@@ -15,8 +15,8 @@ mod super_seeded;
 
 use super::Moment;
 use crate::content::limits::{
-    ENDGAME_COPIES_MAX, PIPELINE_BATCH_TIME_MAX, PIPELINE_BATCHES_MAX, PIPELINE_LONG_RTT_MAX, PIPELINE_MIN,
-    PIPELINE_SHARE_MIN, VERIFY_PAUSE_MAX,
+    ENDGAME_COPIES_MAX, PIPELINE_BATCH_TIME_MAX, PIPELINE_BATCHES_MAX, PIPELINE_FAST_TIME,
+    PIPELINE_LONG_RTT_MAX, PIPELINE_MIN, PIPELINE_SHARE_MIN, PIPELINE_SMALL_BATCHES_MAX, VERIFY_PAUSE_MAX,
 };
 use crate::content::{Bitfield, ChunkIndex};
 use open::Open;
@@ -346,9 +346,11 @@ impl Picker {
         let chunk_time = chunk_time.as_nanos().max(1);
         let limited = |count: u128, most: usize| usize::try_from(count).unwrap_or(most).min(most);
         let in_flight = PIPELINE_BATCH_TIME_MAX.as_nanos() * self.batch as u128;
+        let few = PIPELINE_BATCHES_MAX * self.batch;
+        let many = PIPELINE_SMALL_BATCHES_MAX * self.batch;
         let fast = match chunk_time < VERIFY_PAUSE_MAX.as_nanos() {
-            true => PIPELINE_BATCHES_MAX * self.batch,
-            false => limited(in_flight / chunk_time, PIPELINE_BATCHES_MAX * self.batch),
+            true => few.max(limited(PIPELINE_FAST_TIME.as_nanos() / chunk_time, many)),
+            false => limited(in_flight / chunk_time, few),
         };
         // A fast source must not get all chunks that are left while others have them, too.
         let share = (self.open.map.held() as usize + self.flights.len()) / self.sources.len();

@@ -49,8 +49,11 @@ fn requests_in_flight_fill_the_rtt_of_a_distant_source() {
 }
 
 #[test]
-fn a_fast_source_gets_requests_for_three_batches_of_the_verifier() {
-    for batch in [4, 16] {
+fn a_fast_source_gets_requests_for_three_batches_of_the_verifier_and_for_more_of_small_chunks() {
+    let (short, long) = (Duration::from_micros(100), Duration::from_micros(1_000));
+    for (batch, chunk_time, expected) in
+        [(4, short, 8 * 4), (16, short, 80), (4, long, 3 * 4), (16, long, 3 * 16)]
+    {
         let mut picker = picker(1_000);
         picker.set_batch(batch);
         let (id, mut now, mut random) = (SourceId(0), NOW, rng());
@@ -59,10 +62,10 @@ fn a_fast_source_gets_requests_for_three_batches_of_the_verifier() {
         let mut flying = std::collections::VecDeque::new();
         for _ in 0..200 {
             flying.extend(std::iter::from_fn(|| picker.pick(id, now, &mut random)));
-            now += Duration::from_micros(100);
+            now += chunk_time;
             picker.arrived(id, flying.pop_front().unwrap(), now);
         }
-        assert_eq!(flying.len() + 1, PIPELINE_BATCHES_MAX * batch);
+        assert_eq!(flying.len() + 1, expected);
     }
 }
 
@@ -77,7 +80,7 @@ fn a_fast_source_does_not_get_the_share_of_other_sources() {
         std::iter::from_fn(|| picker.pick(SourceId(0), now, &mut random)).collect::<Vec<_>>()
     };
     let first = requested(&mut picker, now);
-    now += Duration::from_micros(100);
+    now += Duration::from_micros(1_000);
     picker.arrived(SourceId(0), first[0], now);
     requested(&mut picker, now);
     assert_eq!(picker.in_flight(SourceId(0)), (count as usize - 1) / 2);
