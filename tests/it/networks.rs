@@ -12,8 +12,9 @@ fn a_name_that_cannot_be_resolved_is_retried_until_the_timeout() {
     let path = file.to_str().unwrap();
     // A name with an empty label fails without a DNS query.
     let name = ["--tracker", "no..body:5100", "--timeout", "1"];
+    let wait = ["--wait", "1"];
     let mut seeder = Program::start("seeder", &[&["-f", path, "-p", "0"], &name[..]].concat(), dir);
-    let mut leecher = Program::start("leecher", &[&["x"], &name[..]].concat(), dir);
+    let mut leecher = Program::start("leecher", &[&["x"], &name[..], &wait[..]].concat(), dir);
     for program in [&mut seeder, &mut leecher] {
         program.ends_with(5);
         let warnings = program.lines().into_iter().filter(|line| line.contains(" - WARNING - "));

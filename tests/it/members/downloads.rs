@@ -183,7 +183,7 @@ fn a_member_may_use_a_tracker_and_a_manager() {
     assert_holds(&dir.join("p/o"), only);
     std::fs::remove_file(alone.join("o")).unwrap();
     member.wait_for_text("- stopped sharing o: ");
-    let mut late = leecher(&subfolder(dir, "late"), tracker.address(), &["o"]);
+    let mut late = leecher(&subfolder(dir, "late"), tracker.address(), &["o", "--wait", "1"]);
     assert!(matches!(late.exit_code(), Some(3 | 4 | 6)));
     // The download works while one of the two is down.
     drop(tracker);

@@ -56,8 +56,9 @@ fn wrong_arguments_of_clients_and_managers_are_rejected() {
     getter(dir, "bare", at, &[&id_of(b"nobody").to_string()], &["--wait", "0"]).ends_with(3);
     // The port stays bound as long as the test runs, and no program answers on it.
     let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for extra in [&["--timeout", "1"][..], &["--timeout", "1", "--get", "f"]] {
-        let mut alone = start_member(dir, &dir.join("bare"), "n", deaf, extra);
+    for extra in [&[][..], &["--get", "f"]] {
+        let limits = [&["--timeout", "1", "--wait", "1"], extra].concat();
+        let mut alone = start_member(dir, &dir.join("bare"), "n", deaf, &limits);
         assert_eq!(alone.exit_code(), Some(5), "{extra:?}");
         alone.wait_for_text("manager");
     }
