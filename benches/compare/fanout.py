@@ -41,20 +41,21 @@ class Case:
     kill: float = 0         # the last leecher is killed after so many seconds; it does not count
     split: tuple = ()       # hosts in each site; the tracker and the seeders are in the first one
     thin: float = 0         # Mbit/s between the sites
+    labels: int = 0         # hosts of one network are told in turn that they are in one of so many sites
     apart: float = 0        # seconds between two leechers' starts
     most: float = 1.10      # what the last leecher should need at most, over the bound
 
 
 CASES = {
-    "equal8": Case(),
-    "wide8": Case(up=50, down=200),
-    "equal16": Case(hosts=16),
+    "equal8": Case(most=1.09),
+    "wide8": Case(up=50, down=200, most=1.09),
+    "equal16": Case(hosts=16, most=1.11),
     "large8": Case(size=256, most=1.08),
-    "killed8": Case(kill=2.7, most=1.20),
+    "killed8": Case(kill=2.15, most=1.13),
     "narrow-seeder": Case(seeder_up=40, seeder_down=40, up=80, down=80, most=1.12),
-    "slow1": Case(slow=10, most=1.15),
-    "apart2": Case(apart=2, most=1.15),
-    "seeders3": Case(seeders=3, most=1.15),
+    "slow1": Case(slow=10, most=1.13),
+    "apart2": Case(apart=2, most=1.12),
+    "seeders3": Case(seeders=3, most=1.10),
     "one": Case(hosts=1, most=1.10),
     "seeders3-one": Case(hosts=1, seeders=3, up=50, down=150, most=1.15),
     "mixed8": Case(mixed=25, most=1.30),
@@ -64,6 +65,8 @@ CASES = {
     "hosts40": Case(hosts=40, up=20, down=20, most=1.20),
     "equal8-20": Case(up=20, down=20, size=16, most=1.12),
     "slow1-20": Case(up=20, down=20, size=16, slow=2, most=1.15),
+    "labels8": Case(labels=2, most=1.12),
+    "labels8-mixed": Case(labels=2, mixed=25, most=1.50),
     "killed8-20": Case(up=20, down=20, size=16, kill=2.7, most=1.15),
     **{name: Case(hosts=sum(split), split=split, up=rate, down=rate, thin=thin, size=32, most=most)
        for name, split, rate, thin, most in [
@@ -144,6 +147,8 @@ def measure(case, options, binaries):
             space, address = network.host(1 + case.seeders + number, up, down, site_of(case, number))
             path = place(f"leecher{number}")
             words = [f"{binaries}/leecher", *wanted, "--port", "7000", "--listen", address, *common]
+            if case.labels:
+                words += ["--site", f"site{number % case.labels}"]
             counts = not (last and (case.slow or case.kill))
             leechers.append((processes.start(space, path, words, waits=True, log=log(path)), path, counts))
         time.sleep(1.0 + case.size / 256)

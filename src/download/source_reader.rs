@@ -286,7 +286,7 @@ impl SourceReader {
                 source.report(SourceUpdate::Has(chunks));
                 Ok(())
             }
-            PeerResponse::Coming { file, index } if file == job.file => {
+            PeerResponse::Coming { file, index } if file.is_none_or(|file| file == job.file) => {
                 source.report(SourceUpdate::Receives(index));
                 Ok(())
             }

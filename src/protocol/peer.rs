@@ -193,8 +193,10 @@ pub enum PeerResponse {
     },
     /// The server receives this chunk now; it can be requested and is relayed while it arrives (cut-through).
     Coming {
-        /// Id of the file.
-        file: FileId,
+        /// Id of the file; `None`: the only one that the client has subscribed to over this connection. This message is
+        /// the most frequent one of a fan-out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<FileId>,
         /// Index of the chunk.
         index: ChunkIndex,
     },
@@ -355,7 +357,8 @@ mod tests {
             r#"{"type":"have","file":"FILE","count":9,"length":2,"members":3}"#,
         );
         exact(Got { file: FILE, chunks: vec![INDEX] }, r#"{"type":"got","file":"FILE","chunks":[4]}"#);
-        exact(Coming { file: FILE, index: INDEX }, r#"{"type":"coming","file":"FILE","index":4}"#);
+        exact(Coming { file: Some(FILE), index: INDEX }, r#"{"type":"coming","file":"FILE","index":4}"#);
+        exact(Coming { file: None, index: INDEX }, r#"{"type":"coming","index":4}"#);
         let peer = "10.0.0.1:7000".parse().unwrap();
         let place = r#"{"type":"place","file":"FILE","ring":2,"peer":"10.0.0.1:7000"}"#;
         exact(Place { file: FILE, ring: 2, peer }, place);

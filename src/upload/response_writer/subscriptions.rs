@@ -122,11 +122,13 @@ impl<'a> Subscriptions<'a> {
 
     /// Sends one `coming` message, and one message of this root, if queued.
     pub fn send_arrivals(&mut self, at: usize, writer: &mut FrameWriter) -> Result<(), StreamError> {
+        let is_only_file = self.all.windows(2).all(|pair| pair[0].file == pair[1].file);
         let Some(Subscription { file, arrivals, notices, .. }) = self.all.get_mut(at) else {
             return Ok(());
         };
         if let Ok(index) = arrivals.chunks().try_recv() {
-            writer.send(&PeerResponse::Coming { file: *file, index })?;
+            let file = (!is_only_file).then_some(*file);
+            writer.send(&PeerResponse::Coming { file, index })?;
         }
         match notices.try_recv() {
             Ok(notice) => send_notice(*file, notice, writer),
