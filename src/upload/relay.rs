@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a chunk that are withheld until it has been verified.
 const HELD_BACK_BYTES: usize = 1_024;
-/// Unit of forwarding, bytes: the payload of ten full Ethernet packets. Smaller blocks would cause partly
-/// filled packets, larger ones add latency at each step of a chain.
-const BLOCK_BYTES: usize = 10 * 1_448;
+/// Unit of forwarding, bytes: the payload of twenty full Ethernet packets, almost half of the smallest default chunk.
+/// Smaller blocks wake the receivers' threads more often, larger ones add latency at each step.
+const BLOCK_BYTES: usize = 20 * 1_448;
 /// Requests of other peers that are recorded until the download takes them.
 const REQUESTS_RECORDED_MAX: usize = 4_096;
 /// Capacity of a subscriber's queue of arriving chunks; beyond it the subscriber learns of a chunk when it is
