@@ -297,6 +297,49 @@ fn a_root_that_never_answers_for_a_chunk_of_its_choice_becomes_an_ordinary_sourc
 }
 
 #[test]
+fn predecessors_that_do_not_answer_do_not_keep_a_peer_from_other_sources() {
+    let place = place();
+    let tracker = tracker(place.path(), &["--lease", "60"]);
+    let whole = Whole::new(random_bytes(7, CHUNK * CHUNKS), CHUNK as u32);
+    let unanswering = || FakePeer::start(|mut wire| while wire.message::<PeerRequest>().is_some() {});
+    let (other, predecessors) = (unanswering(), [(); RINGS].map(|()| unanswering()));
+    let (answers, peers) = (whole.clone(), vec![other.address]);
+    let named = predecessors.each_ref().map(|predecessor| predecessor.address);
+    // It sends no chunks.
+    let root = FakePeer::start(move |mut wire| {
+        while let Some(request) = wire.message::<PeerRequest>() {
+            let sent = match request {
+                PeerRequest::Hello { .. } | PeerRequest::Manifest { .. } | PeerRequest::Ping => {
+                    let (response, payload) = answers.answer(&request).unwrap();
+                    wire.send_bytes(&[encode(&response).unwrap(), payload].concat())
+                }
+                PeerRequest::Have { file } => {
+                    let length = CHUNKS.div_ceil(8) as u64;
+                    let (count, members) = (CHUNKS as u32, Some(1));
+                    let have = PeerResponse::Have { file, count, length, members, direct: false };
+                    let payload = vec![0xff; length as usize];
+                    wire.send_bytes(&[encode(&have).unwrap(), payload].concat()).unwrap();
+                    for (ring, peer) in (0..).zip(named) {
+                        wire.send(&PeerResponse::Place { file, ring, peer }).unwrap();
+                    }
+                    wire.send(&PeerResponse::Peers { file, peers: peers.clone() })
+                }
+                _ => Ok(()),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    root.announce(tracker.address(), "root", &whole.summary("a.bin"));
+    let patient = ["a.bin", "--hello-timeout", "1000", "--stall-timeout", "1000"];
+    let _leecher = leecher(place.path(), tracker.address(), &patient);
+    for peer in predecessors.iter().chain([&other]) {
+        peer.accepted.recv_timeout(PATIENCE).expect("a connection");
+    }
+}
+
+#[test]
 fn a_swarm_completes_with_members_that_send_nothing_or_wrong_bytes() {
     let place = place();
     let (tracker, seeder, bytes, file) = seed(place.path(), &["--upload-limit", "2MiB"]);
