@@ -43,7 +43,8 @@ const LOGGED_LOSSES_MAX: usize = 1_024;
 const FAILURES_MAX: u32 = 8;
 /// Protocol errors after which a source is banned.
 const OFFENCES_MAX: u32 = 3;
-/// A source that has not sent its bitfield for this time is logged when the download ends without it.
+/// A source that has not sent its bitfield for this time does not count for the number of sources, and is logged when
+/// the download ends without it.
 const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval between calls of [`DownloadScheduler::tick`].
 pub const TICK_INTERVAL: Duration = Duration::from_millis(100);

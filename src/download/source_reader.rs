@@ -27,29 +27,45 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Requested chunks with the times of their requests, in order; `None` for a chunk of the source's choice.
-type RequestQueue = VecDeque<(Option<ChunkIndex>, Instant)>;
+/// A request in flight to a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InFlight {
+    Chunk(ChunkIndex),
+    /// For a chunk of the source's choice.
+    Next,
+    /// As `Next`, after the stall timeout: the source is treated as one that chooses no chunks.
+    LateNext,
+}
 
-/// Requests in flight to a source.
+/// Requests in flight to a source with the start of their stall timeouts, in order.
 #[derive(Clone, Default)]
-struct InFlight(Arc<Mutex<RequestQueue>>);
+struct RequestQueue(Arc<Mutex<VecDeque<(InFlight, Instant)>>>);
 
-impl InFlight {
-    fn queue(&self) -> MutexGuard<'_, RequestQueue> {
+impl RequestQueue {
+    fn requests(&self) -> MutexGuard<'_, VecDeque<(InFlight, Instant)>> {
         lock(&self.0)
     }
 
-    /// Notes any message of the source: if its oldest request is for a chunk of its choice, its timeout starts again,
-    /// because the request may wait for those of other peers.
-    fn heard(&self) {
-        if let Some((None, since)) = self.queue().front_mut() {
-            *since = Instant::now();
-        }
+    /// Whether the source is lost: its oldest request has waited as long as the stall timeout. A request for a chunk of
+    /// its choice may wait for those of other peers: it has one more timeout (see [`note_late`](Self::note_late)), unless
+    /// the source has been silent since `heard`.
+    fn is_stalled(&self, heard: Instant, timeout: Duration) -> bool {
+        self.requests().front().is_some_and(|(request, since)| match request {
+            InFlight::Next => since.elapsed().min(heard.elapsed()) >= timeout,
+            InFlight::Chunk(_) | InFlight::LateNext => since.elapsed() >= timeout,
+        })
     }
 
-    /// Whether the oldest request has waited as long as the stall timeout.
-    fn is_stalled(&self, timeout: Duration) -> bool {
-        self.queue().front().is_some_and(|(_, since)| since.elapsed() >= timeout)
+    /// Restarts the stall timeout of a request for a chunk of the source's choice when it ends for the first time.
+    /// Returns whether it has ended.
+    fn note_late(&self, timeout: Duration) -> bool {
+        match self.requests().front_mut() {
+            Some((request @ InFlight::Next, since)) if since.elapsed() >= timeout => {
+                (*request, *since) = (InFlight::LateNext, Instant::now());
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -149,8 +165,10 @@ impl Source {
 pub(super) struct SourceReader {
     pub source: Arc<Source>,
     reader: FrameReader,
-    in_flight: InFlight,
+    in_flight: RequestQueue,
     stall: Duration,
+    /// When the last message arrived.
+    heard: Instant,
     /// Whether the last chunk arrived so fast that the next ones are verified in batches, by several workers.
     is_fast: bool,
     _guard: Guard,
@@ -189,11 +207,11 @@ impl SourceReader {
             reader.set_part_bytes_max(LIMITED_PART_BYTES);
         }
         source.report(SourceUpdate::Connected { have, role, is_near, rtt });
-        let in_flight = InFlight::default();
+        let in_flight = RequestQueue::default();
         let command_writer =
             CommandWriter { file: job.file, in_flight: in_flight.clone(), shutdown: source.shutdown.clone() };
         threads.spawn("fetch-ask", move || command_writer.run(&commands, &mut writer, &stream))?;
-        Ok(Self { source, reader, in_flight, stall, is_fast: false, _guard: guard })
+        Ok(Self { source, reader, in_flight, stall, heard: Instant::now(), is_fast: false, _guard: guard })
     }
 
     /// Receives messages until the chunks in the batch must be verified: no further chunk is on the way, or the batch
@@ -207,18 +225,21 @@ impl SourceReader {
             let is_empty = batch.is_empty();
             match self.reader.message(if is_empty { self.stall } else { VERIFY_PAUSE_MAX }) {
                 Ok(message) => {
-                    self.in_flight.heard();
+                    self.heard = Instant::now();
                     self.take(message, batch, &mut last)?;
+                    if self.in_flight.note_late(self.stall) {
+                        self.source.report(SourceUpdate::Spent);
+                    }
                 }
                 Err(StreamError::TimedOut) if !is_empty => return Ok(false),
                 Err(StreamError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
             // Also after a message: other messages do not extend the deadline of a request for a certain chunk.
-            if self.in_flight.is_stalled(self.stall) {
+            if self.in_flight.is_stalled(self.heard, self.stall) {
                 return Err(StreamError::TimedOut.into());
             }
-            let is_idle = self.in_flight.queue().is_empty();
+            let is_idle = self.in_flight.requests().is_empty();
             match is_idle {
                 true if !batch.is_empty() => return Ok(false),
                 false if batch.is_due() => return Ok(batch.is_full() && self.is_fast),
@@ -238,15 +259,15 @@ impl SourceReader {
         let job = &source.job;
         match message {
             PeerResponse::Chunk { file, index, length } => {
-                let mut queue = self.in_flight.queue();
+                let mut queue = self.in_flight.requests();
                 let (front, more) = (queue.pop_front(), !queue.is_empty());
                 drop(queue);
                 match front.map(|(front, _)| front) {
                     _ if file != job.file => {
                         return Err(SourceError::Protocol(format!("chunk {index} is of another file")));
                     }
-                    Some(None) => source.report(SourceUpdate::Gives(index)),
-                    Some(requested) if requested == Some(index) => {}
+                    Some(InFlight::Next | InFlight::LateNext) => source.report(SourceUpdate::Gives(index)),
+                    Some(requested) if requested == InFlight::Chunk(index) => {}
                     _ => return Err(SourceError::Protocol(format!("chunk {index} came out of turn"))),
                 }
                 self.chunk((index, length), more, batch)?;
@@ -254,19 +275,19 @@ impl SourceReader {
                 let fast = Duration::from_secs_f64(length as f64 / VERIFY_FAST_RATE as f64);
                 self.is_fast = now - std::mem::replace(last, now) < fast.max(VERIFY_PAUSE_MAX);
                 // Responses come in order, so the time of the next request starts here.
-                if let Some((_, since)) = self.in_flight.queue().front_mut() {
+                if let Some((_, since)) = self.in_flight.requests().front_mut() {
                     *since = now;
                 }
                 Ok(())
             }
             PeerResponse::Error { code, text, index } => {
-                let front = self.in_flight.queue().pop_front().map(|(index, _)| index);
+                let front = self.in_flight.requests().pop_front().map(|(request, _)| request);
                 match (front, index) {
                     // The source no longer has the file at all.
                     _ if job.subscribe && matches!(code, ErrorCode::Changed | ErrorCode::NotFound) => {
                         Err(SourceError::Refused(format!("{text} ({})", describe(code))))
                     }
-                    (Some(Some(in_flight)), Some(index)) if in_flight == index => {
+                    (Some(front), Some(index)) if front == InFlight::Chunk(index) => {
                         source.report(match code {
                             ErrorCode::Busy | ErrorCode::Internal => {
                                 SourceUpdate::Unable { index, cause: text }
@@ -295,7 +316,8 @@ impl SourceReader {
                 Ok(())
             }
             PeerResponse::Spent { file, answer } if file == job.file => {
-                if answer && !matches!(self.in_flight.queue().pop_front(), Some((None, _))) {
+                let is_next = |request| matches!(request, InFlight::Next | InFlight::LateNext);
+                if answer && !self.in_flight.requests().pop_front().is_some_and(|(front, _)| is_next(front)) {
                     return Err(SourceError::Protocol("a chunk was refused out of turn".to_owned()));
                 }
                 source.report(SourceUpdate::Spent);
@@ -400,7 +422,7 @@ fn describe(code: ErrorCode) -> &'static str {
 /// Writer thread of a source.
 struct CommandWriter {
     file: FileId,
-    in_flight: InFlight,
+    in_flight: RequestQueue,
     shutdown: Shutdown,
 }
 
@@ -433,11 +455,11 @@ impl CommandWriter {
             SourceCommand::Join => PeerRequest::Join { file },
             SourceCommand::Unreachable(peer) => PeerRequest::Unreachable { file, peer },
             SourceCommand::Next(have) => {
-                self.in_flight.queue().push_back((None, Instant::now()));
+                self.in_flight.requests().push_back((InFlight::Next, Instant::now()));
                 PeerRequest::Next { file, have }
             }
             SourceCommand::Chunk(index) => {
-                self.in_flight.queue().push_back((Some(index), Instant::now()));
+                self.in_flight.requests().push_back((InFlight::Chunk(index), Instant::now()));
                 PeerRequest::Chunk { file, index }
             }
         }
@@ -448,19 +470,32 @@ impl CommandWriter {
 mod tests {
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(3_600);
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(TIMEOUT).unwrap()
+    }
+
     #[test]
-    fn a_message_extends_the_deadline_of_a_request_for_any_chunk_but_not_for_a_certain_one() {
-        let timeout = Duration::from_secs(3_600);
-        let long_ago = Instant::now().checked_sub(timeout).unwrap();
-        let in_flight = InFlight::default();
-        assert!(!in_flight.is_stalled(timeout), "nothing was requested");
-        in_flight.queue().push_back((None, long_ago));
-        in_flight.queue().push_back((Some(ChunkIndex(3)), long_ago));
-        assert!(in_flight.is_stalled(timeout));
-        in_flight.heard();
-        assert!(!in_flight.is_stalled(timeout), "the source is alive");
-        in_flight.queue().pop_front();
-        in_flight.heard();
-        assert!(in_flight.is_stalled(timeout), "the source sends other things than this chunk");
+    fn a_request_for_a_certain_chunk_has_one_stall_timeout_whatever_else_the_source_sends() {
+        let in_flight = RequestQueue::default();
+        assert!(!in_flight.is_stalled(long_ago(), TIMEOUT), "nothing was requested");
+        in_flight.requests().push_back((InFlight::Chunk(ChunkIndex(3)), long_ago()));
+        assert!(!in_flight.note_late(TIMEOUT));
+        assert!(in_flight.is_stalled(Instant::now(), TIMEOUT));
+    }
+
+    #[test]
+    fn a_request_for_any_chunk_has_a_second_stall_timeout_if_the_source_sends_messages() {
+        let in_flight = RequestQueue::default();
+        in_flight.requests().push_back((InFlight::Next, Instant::now()));
+        assert!(!in_flight.note_late(TIMEOUT) && !in_flight.is_stalled(long_ago(), TIMEOUT));
+        in_flight.requests()[0].1 = long_ago();
+        assert!(in_flight.is_stalled(long_ago(), TIMEOUT), "the source is silent");
+        assert!(!in_flight.is_stalled(Instant::now(), TIMEOUT));
+        assert!(in_flight.note_late(TIMEOUT), "now the source counts as one that chooses no chunks");
+        assert!(!in_flight.note_late(TIMEOUT) && !in_flight.is_stalled(Instant::now(), TIMEOUT));
+        in_flight.requests()[0].1 = long_ago();
+        assert!(in_flight.is_stalled(Instant::now(), TIMEOUT), "messages extend it no further");
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// Capacity of a subscriber's queue of notices.
 const NOTICES_MAX: usize = 64;
-/// Interval at which messages of a root are sent while its transfer waits for others.
+/// Longest interval at which messages of a root are sent while its transfer waits for others.
 const NOTICE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Number of a connection.
@@ -260,8 +260,8 @@ pub struct QueuedTransfer {
 }
 
 impl QueuedTransfer {
-    /// Waits until the transfer may begin. Meanwhile `send` is called about every [`NOTICE_INTERVAL`], with whether a
-    /// sign of life is due: one every `keep_alive`.
+    /// Waits until the transfer may begin. Meanwhile `send` is called at least every [`NOTICE_INTERVAL`], with whether
+    /// a sign of life is due: one every `keep_alive`.
     ///
     /// # Errors
     /// The error of `send`; [`StreamError::Closed`] on shutdown.
@@ -271,35 +271,20 @@ impl QueuedTransfer {
         shutdown: &Shutdown,
         mut send: impl FnMut(bool) -> Result<(), StreamError>,
     ) -> Result<(), StreamError> {
+        let TransferQueue { started, transfers, changed } = &*self.queue;
         let signs = crossbeam_channel::tick(keep_alive);
-        while !self.wait_within(NOTICE_INTERVAL, shutdown) {
+        loop {
+            let mut waiting = lock(transfers);
+            let Err(wait) = waiting.try_begin(self.number, started.elapsed()) else {
+                // The next one may be able to begin as well.
+                changed.notify_all();
+                return Ok(());
+            };
+            drop(wait_timeout(changed, waiting, wait.min(NOTICE_INTERVAL)));
             if shutdown.is_stopped() {
                 return Err(StreamError::Closed);
             }
             send(signs.try_recv().is_ok())?;
-        }
-        Ok(())
-    }
-
-    /// Waits up to `timeout` until the transfer may begin. Returns whether it may.
-    fn wait_within(&self, timeout: Duration, shutdown: &Shutdown) -> bool {
-        let TransferQueue { started, transfers, changed } = &*self.queue;
-        let deadline = Instant::now() + timeout;
-        let mut transfers = lock(transfers);
-        loop {
-            let wait = match transfers.try_begin(self.number, started.elapsed()) {
-                Ok(()) => {
-                    // The next one may be able to begin as well.
-                    changed.notify_all();
-                    return true;
-                }
-                Err(wait) => wait,
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || shutdown.is_stopped() {
-                return false;
-            }
-            transfers = wait_timeout(changed, transfers, wait.min(left));
         }
     }
 }

@@ -9,11 +9,15 @@ use shoal::protocol::peer::{PeerRequest, PeerResponse};
 use shoal::swarm::rings::RINGS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 const CHUNK: usize = 16 << 10;
 const CHUNKS: usize = 64;
 /// With an upload limit a seeder keeps rings also for peers on its host.
 const LIMITED: [&str; 2] = ["--upload-limit", "1GiB"];
+/// Stall timeout of a leecher whose root does not answer.
+const STALL: Duration = Duration::from_secs(1);
 /// Number of receivers of the tests with a swarm.
 const RECEIVER_COUNT: usize = 16;
 
@@ -77,6 +81,20 @@ fn receivers(dir: &std::path::Path, tracker: &Program, args: &[&str]) -> Vec<(Pr
         (leecher(&there, tracker.address(), &[&["a.bin", "--stay", "-vv"], args].concat()), there)
     };
     (0..RECEIVER_COUNT).map(start).collect()
+}
+
+/// A peer that has no chunks, and answers no other request.
+fn silent_peer(whole: &Whole) -> FakePeer {
+    FakePeer::answering(whole, |request, right| match request {
+        PeerRequest::Have { file } => {
+            let have = Bitfield::none(CHUNKS as u32).to_bytes();
+            let (count, length) = (CHUNKS as u32, have.len() as u64);
+            let response = PeerResponse::Have { file: *file, count, length, members: None, direct: false };
+            Some([encode(&response).unwrap(), have].concat())
+        }
+        PeerRequest::Hello { .. } => Some(right),
+        _ => Some(Vec::new()),
+    })
 }
 
 fn assert_complete(receivers: &[(Program, PathBuf)], bytes: &[u8]) {
@@ -232,22 +250,102 @@ fn a_swarm_completes_with_a_root_that_names_bad_predecessors() {
 }
 
 #[test]
+fn a_root_that_never_answers_for_a_chunk_of_its_choice_becomes_an_ordinary_source() {
+    let place = place();
+    let tracker = tracker(place.path(), &["--lease", "60"]);
+    let whole = Whole::new(random_bytes(7, CHUNK * CHUNKS), CHUNK as u32);
+    let (requested, requests) = std::sync::mpsc::channel();
+    let (answers, predecessor) = (whole.clone(), silent_peer(&whole).address);
+    let root = FakePeer::start(move |mut wire| {
+        let mut is_asked_to_choose = false;
+        while let Some(request) = wire.message::<PeerRequest>() {
+            let sent = match request {
+                PeerRequest::Next { .. } => {
+                    is_asked_to_choose = true;
+                    let mut stream = Wire::new(wire.stream.try_clone().unwrap());
+                    // Its messages show that it is alive.
+                    std::thread::spawn(move || {
+                        while stream.send(&PeerResponse::Pong).is_ok() {
+                            sleep(STALL / 10);
+                        }
+                    });
+                    Ok(())
+                }
+                PeerRequest::Chunk { .. } if is_asked_to_choose => return requested.send(()).unwrap(),
+                PeerRequest::Join { .. } | PeerRequest::Unreachable { .. } => Ok(()),
+                PeerRequest::Have { file } => {
+                    let length = CHUNKS.div_ceil(8) as u64;
+                    let (count, members) = (CHUNKS as u32, Some(1));
+                    let have = PeerResponse::Have { file, count, length, members, direct: false };
+                    let place = PeerResponse::Place { file, ring: 0, peer: predecessor };
+                    let payload = vec![0xff; length as usize];
+                    wire.send_bytes(&[encode(&have).unwrap(), payload, encode(&place).unwrap()].concat())
+                }
+                other => {
+                    let (response, payload) = answers.answer(&other).unwrap();
+                    wire.send_bytes(&[encode(&response).unwrap(), payload].concat())
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    root.announce(tracker.address(), "root", &whole.summary("a.bin"));
+    let _leecher = leecher(place.path(), tracker.address(), &["a.bin", "--stall-timeout", "1", "-vv"]);
+    requests.recv_timeout(PATIENCE).expect("a request for a certain chunk");
+}
+
+#[test]
+fn predecessors_that_do_not_answer_do_not_keep_a_peer_from_other_sources() {
+    let place = place();
+    let tracker = tracker(place.path(), &["--lease", "60"]);
+    let whole = Whole::new(random_bytes(7, CHUNK * CHUNKS), CHUNK as u32);
+    let unanswering = || FakePeer::start(|mut wire| while wire.message::<PeerRequest>().is_some() {});
+    let (other, predecessors) = (unanswering(), [(); RINGS].map(|()| unanswering()));
+    let (answers, peers) = (whole.clone(), vec![other.address]);
+    let named = predecessors.each_ref().map(|predecessor| predecessor.address);
+    // It sends no chunks.
+    let root = FakePeer::start(move |mut wire| {
+        while let Some(request) = wire.message::<PeerRequest>() {
+            let sent = match request {
+                PeerRequest::Hello { .. } | PeerRequest::Manifest { .. } | PeerRequest::Ping => {
+                    let (response, payload) = answers.answer(&request).unwrap();
+                    wire.send_bytes(&[encode(&response).unwrap(), payload].concat())
+                }
+                PeerRequest::Have { file } => {
+                    let length = CHUNKS.div_ceil(8) as u64;
+                    let (count, members) = (CHUNKS as u32, Some(1));
+                    let have = PeerResponse::Have { file, count, length, members, direct: false };
+                    let payload = vec![0xff; length as usize];
+                    wire.send_bytes(&[encode(&have).unwrap(), payload].concat()).unwrap();
+                    for (ring, peer) in (0..).zip(named) {
+                        wire.send(&PeerResponse::Place { file, ring, peer }).unwrap();
+                    }
+                    wire.send(&PeerResponse::Peers { file, peers: peers.clone() })
+                }
+                _ => Ok(()),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    root.announce(tracker.address(), "root", &whole.summary("a.bin"));
+    let patient = ["a.bin", "--hello-timeout", "1000", "--stall-timeout", "1000"];
+    let _leecher = leecher(place.path(), tracker.address(), &patient);
+    for peer in predecessors.iter().chain([&other]) {
+        peer.accepted.recv_timeout(PATIENCE).expect("a connection");
+    }
+}
+
+#[test]
 fn a_swarm_completes_with_members_that_send_nothing_or_wrong_bytes() {
     let place = place();
     let (tracker, seeder, bytes, file) = seed(place.path(), &["--upload-limit", "2MiB"]);
     let whole = Whole::new(bytes.clone(), CHUNK as u32);
     let liar = FakePeer::sending_corrupt_chunks(&whole);
-    // It announces no chunks, and answers no other request.
-    let silent = FakePeer::answering(&whole, |request, right| match request {
-        PeerRequest::Have { file } => {
-            let have = Bitfield::none(CHUNKS as u32).to_bytes();
-            let (count, length) = (CHUNKS as u32, have.len() as u64);
-            let response = PeerResponse::Have { file: *file, count, length, members: None, direct: false };
-            Some([encode(&response).unwrap(), have].concat())
-        }
-        PeerRequest::Hello { .. } => Some(right),
-        _ => Some(Vec::new()),
-    });
+    let silent = silent_peer(&whole);
     let members: Vec<Wire> = [&liar, &silent]
         .map(|peer| {
             let mut wire = subscribe(seeder.address(), file, peer.address.port()).0;

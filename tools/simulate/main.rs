@@ -8,7 +8,10 @@
 //! daemons, and the same [`rings`](shoal::swarm::rings); a queue of events in order of time replaces sockets, disks and
 //! clocks. Rates are in Mbit/s: one number, or two numbers with `..` between them, from which each peer draws its own
 //! rate (uniformly over the logarithm), or several of these, separated by commas, which the leechers take in turn. The
-//! same seed gives the same run.
+//! same seed gives the same run. With `--fault`, runs with and without a fault are compared for many seeds.
+//!
+//! Of the queue of a saturated uplink only the delay of requests is simulated (`--queue`): TCP's window covers that of the
+//! acknowledgements.
 
 mod agenda;
 mod network;
@@ -18,7 +21,7 @@ use bytesize::ByteSize;
 use clap::Parser;
 use shoal::content::Layout;
 use std::time::Duration;
-use world::{Outcome, Setting, World};
+use world::{Fault, Outcome, Setting, World};
 
 /// Bits per megabit.
 const MEGABIT: f64 = 1e6;
@@ -81,6 +84,18 @@ struct Flags {
     /// Maximum ratio between the rates of two connections on one link
     #[arg(long, default_value_t = 2.0)]
     unfair: f64,
+    /// Percentage of leechers that start at a random time within the fluid bound
+    #[arg(long, default_value_t = 0.0)]
+    late: f64,
+    /// Bytes that wait in the queue of a saturated uplink, in front of the requests of its host
+    #[arg(long, default_value = "0")]
+    queue: ByteSize,
+    /// Compare runs with and without a fault, for --seeds seeds from --seed on
+    #[arg(long)]
+    fault: Vec<Fault>,
+    /// Number of seeds for each --fault
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
     /// Disable super-seeding: leechers choose the chunks that seeders send
     #[arg(long)]
     no_super_seeding: bool,
@@ -106,6 +121,37 @@ impl Flags {
         let block = if self.peers > COARSE_PEER_COUNT { 128 } else { 16 };
         self.block.unwrap_or(ByteSize::kib(block))
     }
+
+    fn setting(&self) -> Setting {
+        let bytes = MEGABIT / 8.0;
+        let ranges = |ranges: &[(f64, f64)]| {
+            ranges.iter().map(|(least, most)| (least * bytes, most * bytes)).collect::<Vec<_>>()
+        };
+        Setting {
+            peers: self.peers,
+            seeders: self.seeders,
+            size: self.size.as_u64(),
+            chunk: self.chunk(),
+            up: ranges(&self.up),
+            down: ranges(&self.down),
+            seeder_up: self.seeder_up.unwrap_or(self.fastest_up()) * bytes,
+            slow_up: self.slow_up.map(|rate| rate * bytes),
+            slow: self.slow.map(|rate| rate * bytes),
+            dying: self.dying / 100.0,
+            kill: self.kill.map(Duration::from_secs_f64),
+            apart: Duration::from_secs_f64(self.apart),
+            latency: Duration::from_secs_f64(self.latency / 1e3),
+            startup: Duration::from_secs_f64(self.startup / 1e3),
+            overhead: self.overhead,
+            seed: self.seed,
+            block: self.block().as_u64(),
+            super_seeds: !self.no_super_seeding,
+            unfair: self.unfair,
+            late: self.late / 100.0,
+            queue: self.queue.as_u64() as f64,
+            fault: None,
+        }
+    }
 }
 
 fn parse_range(text: &str) -> Result<(f64, f64), String> {
@@ -119,33 +165,44 @@ fn parse_range(text: &str) -> Result<(f64, f64), String> {
 
 fn main() {
     let flags = Flags::parse();
-    let bytes = MEGABIT / 8.0;
-    let ranges = |ranges: &[(f64, f64)]| {
-        ranges.iter().map(|(least, most)| (least * bytes, most * bytes)).collect::<Vec<_>>()
-    };
-    let setting = Setting {
-        peers: flags.peers,
-        seeders: flags.seeders,
-        size: flags.size.as_u64(),
-        chunk: flags.chunk(),
-        up: ranges(&flags.up),
-        down: ranges(&flags.down),
-        seeder_up: flags.seeder_up.unwrap_or(flags.fastest_up()) * bytes,
-        slow_up: flags.slow_up.map(|rate| rate * bytes),
-        slow: flags.slow.map(|rate| rate * bytes),
-        dying: flags.dying / 100.0,
-        kill: flags.kill.map(Duration::from_secs_f64),
-        apart: Duration::from_secs_f64(flags.apart),
-        latency: Duration::from_secs_f64(flags.latency / 1e3),
-        startup: Duration::from_secs_f64(flags.startup / 1e3),
-        overhead: flags.overhead,
-        seed: flags.seed,
-        block: flags.block().as_u64(),
-        super_seeds: !flags.no_super_seeding,
-        unfair: flags.unfair,
-    };
-    let outcome = World::new(setting).run();
-    print(&flags, &outcome);
+    let setting = flags.setting();
+    if flags.fault.is_empty() {
+        return print(&flags, &World::new(setting).run());
+    }
+    println!("fault            seeds  unfinished  median  worst (last / bound over that without the fault)");
+    for fault in &flags.fault {
+        let Series { ratios, unfinished } = compare(&setting, *fault, flags.seeds);
+        let median = ratios[ratios.len() / 2];
+        let (name, worst) = (format!("{fault:?}"), ratios[ratios.len() - 1]);
+        println!("{name:16} {:5}  {unfinished:10}  {median:6.3}  {worst:.3}", ratios.len());
+    }
+}
+
+/// Comparison of runs with and without a fault.
+struct Series {
+    /// For each seed, sorted: the time of the last honest peer divided by the fluid bound, over the same of the run without
+    /// the fault.
+    ratios: Vec<f64>,
+    /// Number of honest peers that did not complete.
+    unfinished: usize,
+}
+
+/// Runs each seed with and without a fault.
+fn compare(setting: &Setting, fault: Fault, seeds: u64) -> Series {
+    let mut series = Series { ratios: Vec::new(), unfinished: 0 };
+    for seed in setting.seed..setting.seed + seeds {
+        let mut healthy = Setting { seed, seeders: fault.seeders(), ..setting.clone() };
+        let mut faulty = Setting { fault: Some(fault), ..healthy.clone() };
+        if fault == Fault::JoinRush {
+            healthy.apart = Duration::ZERO;
+            faulty.apart = Duration::from_secs(1) / faulty.peers as u32;
+        }
+        let [healthy, faulty] = [healthy, faulty].map(|setting| World::new(setting).run());
+        series.unfinished += healthy.unfinished + faulty.unfinished;
+        series.ratios.push(faulty.last / faulty.bound / (healthy.last / healthy.bound));
+    }
+    series.ratios.sort_by(f64::total_cmp);
+    series
 }
 
 fn print(flags: &Flags, outcome: &Outcome) {
@@ -165,5 +222,30 @@ fn print(flags: &Flags, outcome: &Outcome) {
     println!("messages a peer  {messages:.0}");
     if *unfinished > 0 {
         println!("NOT FINISHED     {unfinished}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    /// The short form of `--fault`: few seeds, a small file.
+    #[test]
+    fn all_honest_peers_complete_in_time_with_each_fault() {
+        let flags = ["simulate", "--peers", "12", "--size", "4MiB", "--chunk", "64KiB", "--block", "32KiB"];
+        let setting = Flags::parse_from(flags).setting();
+        std::thread::scope(|scope| {
+            for fault in Fault::value_variants() {
+                let setting = &setting;
+                scope.spawn(move || {
+                    let Series { ratios, unfinished } = compare(setting, *fault, 2);
+                    // Silent predecessors are replaced after two seconds, six times the fluid bound of this small file.
+                    let most = if *fault == Fault::BadNeighbours { 6.0 } else { 2.0 };
+                    assert_eq!(unfinished, 0, "{fault:?}");
+                    assert!(ratios.iter().all(|ratio| *ratio <= most), "{fault:?}: {ratios:?}");
+                });
+            }
+        });
     }
 }

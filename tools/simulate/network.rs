@@ -21,6 +21,8 @@ const STEPS_MAX: usize = 48;
 const TOLERANCE: f64 = 0.004;
 /// Share of a direction's capacity; if more than this is free, its flows are limited only by their other ends.
 const FREE_SHARE_MIN: f64 = 0.000_04;
+/// Share of an uplink's capacity above which packets queue.
+const SATURATED_SHARE: f64 = 0.98;
 /// Resolution of time, seconds.
 const NANOSECOND: f64 = 1e-9;
 /// Relative error that rounding may cause.
@@ -207,6 +209,13 @@ impl Network {
             forecasts.push(Forecast { flow: id, version, end: flow.end });
         }
         is_over
+    }
+
+    /// Whether the uplink of a peer carries all that it can.
+    pub fn is_saturated(&self, peer: usize) -> bool {
+        let direction = &self.directions[peer * 2];
+        let rates = direction.lanes.iter().filter_map(|lane| self.rate(lane.flow));
+        rates.sum::<f64>() > direction.capacity * SATURATED_SHARE
     }
 
     /// The rate of a flow, bytes per second.

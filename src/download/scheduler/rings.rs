@@ -3,7 +3,7 @@
 //! Invariant: a root can make this peer dial at most [`NAMED_MAX`] addresses; with a false root, or none, the download
 //! continues with random candidates.
 
-use super::{ActiveSource, CandidateState, DownloadScheduler, SourceCommand};
+use super::{ActiveSource, BITFIELD_TIMEOUT, CandidateState, DownloadScheduler, SourceCommand};
 use crate::content::limits::NEXT_RANGES_MAX;
 use crate::content::{Bitfield, ChunkIndex};
 use crate::download::events::{Job, SourceRole};
@@ -182,7 +182,7 @@ impl DownloadScheduler {
         }
         match adjustment {
             Some(Adjustment::AddSource) => self.connect_extra(now),
-            Some(Adjustment::RemoveSource) if self.partial_sources() > RINGS => {
+            Some(Adjustment::RemoveSource) if self.partial_sources(now) > RINGS => {
                 let Some(rings) = &self.rings else { return };
                 let extras = self.live.iter().filter(|(_, live)| {
                     live.connected
@@ -198,10 +198,14 @@ impl DownloadScheduler {
         }
     }
 
-    /// Number of connected sources that are incomplete, and of those that are being connected to.
-    fn partial_sources(&self) -> usize {
-        let is_partial = |id: &SourceId, connected: bool| !connected || self.picker.is_partial(*id);
-        self.live.iter().filter(|(id, live)| is_partial(id, live.connected)).count()
+    /// Number of incomplete sources that can be expected to deliver: not those that have sent no bitfield for
+    /// [`BITFIELD_TIMEOUT`] or whose chunk is overdue. Otherwise a root could fill the places with such peers.
+    fn partial_sources(&self, now: Moment) -> usize {
+        let counts = |(id, live): &(&SourceId, &ActiveSource)| match live.connected {
+            true => self.picker.is_partial(**id) && self.picker.overdue(**id, now).is_none(),
+            false => now < live.since + BITFIELD_TIMEOUT,
+        };
+        self.live.iter().filter(counts).count()
     }
 
     fn disconnect(&mut self, id: SourceId, now: Moment) {
@@ -259,7 +263,7 @@ impl DownloadScheduler {
         self.random.shuffle(&mut complete);
         complete.into_iter().take(self.free_slots()).for_each(|address| self.start(address, now));
         if !self.has_direct_source(now) {
-            let few = RINGS.saturating_sub(self.partial_sources());
+            let few = RINGS.saturating_sub(self.partial_sources(now));
             (0..few).for_each(|_| self.connect_extra(now));
         }
         let awaits_bitfields = self.live.values().any(|live| !live.connected)

@@ -274,6 +274,30 @@ fn files_of_the_folder_are_published_and_withdrawn_when_they_change() {
 }
 
 #[test]
+fn a_file_of_the_catalogue_keeps_its_chunk_size_and_id() {
+    let root = TempDir::new().unwrap();
+    put(root.path(), "a", &bytes(1));
+    // As a version with another default chunk size published it.
+    let path = root.path().join("files/a");
+    let earlier = CompleteFile::publish(&path, Some(16 << 10), &|_| (), &|| false).unwrap();
+    let (id, manifest) = (earlier.id(), earlier.manifest().unwrap());
+    let chunks = manifest.layout().count();
+    let file = crate::protocol::tracker::FileSummary { id, name: name("a"), size: SIZE as u64, chunks };
+    let kept = KeptFile { file, md5: Md5([1; 16]) };
+    let catalogue = RedbCatalogue::open(&root.path().join("state")).unwrap();
+    catalogue.add_file(&kept, &manifest).unwrap();
+    let running = Running::start_with(root.path(), Arc::new(catalogue));
+    let (outcomes, published) = running.first_scan();
+    assert_eq!((published, outcomes.len()), (vec![kept.clone()], 1), "{outcomes:?}");
+    assert_eq!(running.held(id), Some(chunks));
+    // A changed file is a new one, with the default chunk size.
+    put(root.path(), "a", &bytes(2)[1..]);
+    assert_eq!(running.next_outcome(), TaskOutcome::Withdrawn(id));
+    assert_eq!(running.published().file.chunks, 3);
+    running.stop();
+}
+
+#[test]
 fn records_are_acknowledged_in_order_and_after_they_are_durable() {
     let root = TempDir::new().unwrap();
     let running = Running::start(root.path());

@@ -8,6 +8,9 @@ use shoal::swarm::picker::SourceId;
 impl World {
     pub(super) fn join(&mut self, peer: usize) {
         self.peers[peer].alive = true;
+        if self.is_silent(peer) {
+            return self.join_silently(peer);
+        }
         self.peers[peer].member.begin(self.now);
         for source in self.peers[peer].sources.clone() {
             self.peers[source].clients.push(peer);
@@ -23,20 +26,20 @@ impl World {
         if !self.peers[client].fetches() || !self.peers[source].alive {
             return;
         }
-        let have = self.peers[source].picker.done().clone();
+        let have = self.claimed(source);
         self.peers[source].clients.misses(client, self.now);
-        let members = self.peers[source].rings.count() as u32;
+        let members = self.stated_members(client, source);
+        let joins = source < self.setting.seeders && self.serves(client);
         let one = &mut self.peers[client];
         one.picker.add_source(SourceId(source as u32), have, self.now);
-        if source < self.setting.seeders {
+        if joins {
             one.member.add_root(source, members);
         }
         self.ask(client, source);
     }
 
     pub(super) fn die(&mut self, peer: usize) {
-        let counts = peer < self.setting.seeders + self.counted();
-        if counts && self.peers[peer].done.is_none() {
+        if self.counts(peer) && self.peers[peer].done.is_none() {
             self.waiting -= 1;
         }
         self.peers[peer].alive = false;
@@ -66,7 +69,7 @@ impl World {
 
     pub(super) fn complete(&mut self, peer: usize) {
         self.peers[peer].done = Some(self.now);
-        self.waiting -= usize::from(peer < self.setting.seeders + self.counted());
+        self.waiting -= usize::from(self.counts(peer));
         self.step_out(peer);
         for at in 0..self.peers[peer].sources.len() {
             let source = self.peers[peer].sources[at];

@@ -6,6 +6,10 @@ use shoal::swarm::Moment;
 use shoal::swarm::picker::{Picker, SourceId};
 use shoal::swarm::rings::{Member, Rings, Transfers};
 use shoal::swarm::super_seeding::SuperSeeder;
+use std::time::Duration;
+
+/// Time after which a peer that has sent no bitfield does not count as a source, as in the daemons.
+const BITFIELD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A transfer of one chunk between two peers, block by block.
 pub(super) struct Transfer {
@@ -33,6 +37,11 @@ pub(super) struct Peer {
     pub(super) reported: Vec<Bitfield>,
     /// The sources of the peer, and its clients.
     pub(super) sources: Vec<usize>,
+    /// Peers that it tries to connect to in vain, with the start of the attempt, and the next time at which it connects to lost seeders.
+    pub(super) connecting: Vec<(usize, Moment)>,
+    pub(super) reconnects_at: Moment,
+    /// Next time at which it looks up members.
+    pub(super) lookup_at: Moment,
     pub(super) clients: Clients,
     /// Requests of clients that are not served yet, the oldest first; never more than a few.
     /// `None` stands for a chunk of the seeder's choice.
@@ -61,6 +70,9 @@ impl Peer {
             is_member: false,
             known: Vec::new(),
             sources: Vec::new(),
+            connecting: Vec::new(),
+            reconnects_at: Moment::ZERO,
+            lookup_at: Moment::ZERO,
             clients: Clients::default(),
             asked: Vec::new(),
             sending: Vec::new(),
@@ -71,10 +83,18 @@ impl Peer {
         }
     }
 
-    /// Number of incomplete sources, with those being connected to.
-    pub(super) fn partial_sources(&self, seeders: usize) -> usize {
+    /// Number of incomplete sources that can be expected to deliver, with those being connected to.
+    pub(super) fn partial_sources(&self, seeders: usize, now: Moment) -> usize {
         let is_complete = |other: usize| self.picker.is_complete_source(SourceId(other as u32));
-        self.sources.iter().filter(|other| **other >= seeders && !is_complete(**other)).count()
+        let is_overdue = |other: usize| self.picker.overdue(SourceId(other as u32), now).is_some();
+        let partial = self.sources.iter().filter(|other| **other >= seeders && !is_complete(**other));
+        let connecting = self.connecting.iter().filter(|(_, since)| now < *since + BITFIELD_TIMEOUT);
+        partial.filter(|other| !is_overdue(**other)).count() + connecting.count()
+    }
+
+    /// Whether the peer tries to connect to another one in vain.
+    pub(super) fn is_connecting(&self, other: usize) -> bool {
+        self.connecting.iter().any(|(source, _)| *source == other)
     }
 
     /// Whether the peer is alive and incomplete.

@@ -1,7 +1,8 @@
 //! Membership in the rings of the seeders, super-seeding, and the standing of each peer, with the rules of the daemons.
 
 use super::{Event, TICK_INTERVAL, World};
-use shoal::content::ChunkIndex;
+use shoal::content::limits::LOOKUP_INTERVAL;
+use shoal::content::{Bitfield, ChunkIndex};
 use shoal::swarm::picker::SourceId;
 use shoal::swarm::rings::{Adjustment, NAMED_MAX, Placement, RINGS, STANDING_INTERVAL, Site};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,12 +18,24 @@ fn site() -> Site {
 impl World {
     /// A peer that has connected to all seeders joins the rings of one, and learns of earlier members.
     pub(super) fn join_rings(&mut self, peer: usize) {
+        if self.now >= self.peers[peer].lookup_at {
+            self.peers[peer].lookup_at = self.now + LOOKUP_INTERVAL;
+            let all = self.setting.seeders..self.peers.len();
+            let members = all.filter(|other| *other != peer && self.peers[*other].is_member);
+            let found = self.random.choose_multiple(members, NAMED_MAX as usize);
+            let known = &mut self.peers[peer].known;
+            let new: Vec<usize> = found.into_iter().filter(|other| !known.contains(other)).collect();
+            known.extend(new);
+        }
         let Some(root) = self.peers[peer].member.choose_root(false, self.now) else { return };
-        let members = (self.setting.seeders..self.peers.len()).filter(|other| self.peers[*other].is_member);
-        self.peers[peer].known = self.random.choose_multiple(members, NAMED_MAX as usize);
-        let placements = self.peers[root].rings.join(peer, site(), &mut self.random);
+        let placements = self.join_root(peer, root);
         self.peers[peer].is_member = true;
         self.send_placements(root, placements);
+    }
+
+    /// Adds a peer to the rings of a root.
+    pub(super) fn join_root(&mut self, peer: usize, root: usize) -> Vec<Placement<usize>> {
+        self.peers[root].rings.join(peer, site(), &mut self.random)
     }
 
     /// Seeders choose the chunks that they send while some are unsent, unless the peer is alone.
@@ -35,14 +48,15 @@ impl World {
         }
     }
 
-    fn send_placements(&mut self, root: usize, placements: Vec<Placement<usize>>) {
+    pub(super) fn send_placements(&mut self, root: usize, placements: Vec<Placement<usize>>) {
         for placement in placements {
-            self.send_message(Event::Placed(root, placement));
+            self.send_message(root, Event::Placed(root, placement));
         }
     }
 
     pub(super) fn placed(&mut self, root: usize, placement: Placement<usize>) {
-        let Placement { member: peer, ring, predecessor } = placement;
+        let predecessor = self.named_predecessor(&placement);
+        let Placement { member: peer, ring, .. } = placement;
         if !self.peers[peer].fetches() {
             return;
         }
@@ -58,7 +72,7 @@ impl World {
     pub(super) fn connect_members(&mut self, peer: usize) {
         let predecessors = self.peers[peer].member.predecessors();
         predecessors.iter().for_each(|other| self.connect(peer, *other));
-        let few = RINGS.saturating_sub(self.peers[peer].partial_sources(self.setting.seeders));
+        let few = RINGS.saturating_sub(self.peers[peer].partial_sources(self.setting.seeders, self.now));
         (0..few).for_each(|_| self.connect_extra(peer));
         for other in self.peers[peer].sources.clone() {
             let one = &self.peers[peer];
@@ -78,8 +92,14 @@ impl World {
         self.connect(peer, other);
     }
 
-    fn connect(&mut self, peer: usize, other: usize) {
-        if !self.peers[peer].sources.contains(&other) && self.peers[other].alive {
+    pub(super) fn connect(&mut self, peer: usize, other: usize) {
+        let one = &self.peers[peer];
+        if one.sources.contains(&other) || one.is_connecting(other) || !self.peers[other].alive {
+            return;
+        }
+        if !self.is_reachable(peer, other) {
+            self.fail_to_connect(peer, other);
+        } else {
             self.peers[peer].sources.push(other);
             self.peers[other].clients.push(peer);
             self.messages += 2;
@@ -87,7 +107,8 @@ impl World {
         }
     }
 
-    fn disconnect(&mut self, peer: usize, other: usize) {
+    /// Ends the connection of a peer to a source.
+    pub(super) fn disconnect(&mut self, peer: usize, other: usize) {
         self.abort(other, peer);
         self.peers[other].forget(peer);
         self.end_ticket(other, peer);
@@ -96,6 +117,12 @@ impl World {
         one.member.lost(other);
         one.picker.remove_source(SourceId(other as u32));
         one.sources.retain(|source| *source != other);
+        if let Some(seeder) = &mut self.peers[other].super_seeder {
+            seeder.leave(peer);
+            self.peers[peer].reported[other] = Bitfield::none(self.peers[peer].reported[other].count());
+            let placements = self.peers[other].rings.leave(peer);
+            self.send_placements(other, placements);
+        }
         self.ask_all(peer);
     }
 
@@ -119,7 +146,7 @@ impl World {
                     let extras = extras.filter(|other| one.member.is_extra(**other));
                     let slowest = extras.max_by_key(|other| one.picker.chunk_time(SourceId(**other as u32)));
                     if let Some(other) = slowest.copied() {
-                        let has_room = one.partial_sources(seeders) > RINGS;
+                        let has_room = one.partial_sources(seeders, now) > RINGS;
                         if has_room {
                             self.disconnect(peer, other);
                         }
@@ -146,7 +173,7 @@ impl World {
                 let one = &mut self.peers[peer];
                 let news = taken.iter().filter(|index| one.reported[seeder].insert(*index)).collect();
                 one.picker.asked_next(source);
-                self.send_message(Event::Next(peer, seeder, news));
+                self.send_message(peer, Event::Next(peer, seeder, news));
             }
         }
     }
@@ -174,7 +201,7 @@ impl World {
                     self.peers[to].member.is_given(index);
                 }
             }
-            None => self.send_message(Event::Spent(from, to)),
+            None => self.send_message(from, Event::Spent(from, to)),
         }
         self.tell_if_spent(from);
         index
@@ -186,7 +213,7 @@ impl World {
         if is_spent && !self.peers[seeder].has_told_spent {
             self.peers[seeder].has_told_spent = true;
             for other in self.peers[seeder].clients.all_ids() {
-                self.send_message(Event::Spent(seeder, other));
+                self.send_message(seeder, Event::Spent(seeder, other));
             }
         }
     }

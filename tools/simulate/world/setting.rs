@@ -1,8 +1,10 @@
 //! Parameters and results of a simulation.
 
+use super::faults::Fault;
 use std::time::Duration;
 
 /// Parameters of a simulation. Rates are in bytes per second.
+#[derive(Clone)]
 pub struct Setting {
     pub peers: usize,
     pub seeders: usize,
@@ -24,6 +26,11 @@ pub struct Setting {
     pub seed: u64,
     pub super_seeds: bool,
     pub unfair: f64,
+    /// Share of the leechers that start at a random time within the fluid bound.
+    pub late: f64,
+    /// Queue of a saturated uplink, bytes: requests of its host wait behind it.
+    pub queue: f64,
+    pub fault: Option<Fault>,
 }
 
 /// Results of a simulation.

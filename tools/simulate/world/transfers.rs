@@ -30,7 +30,7 @@ impl World {
         }
         let source = SourceId(other as u32);
         while let Some(index) = self.peers[peer].picker.pick(source, self.now, &mut self.random) {
-            self.send_message(Event::Asks(peer, other, index));
+            self.send_message(peer, Event::Asks(peer, other, index));
         }
     }
 
