@@ -199,6 +199,8 @@ pub const LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub const LINES_PER_INTERVAL_MAX: u32 = 500;
 /// Source addresses and kinds whose log lines are limited separately.
 pub const LINE_SOURCES_MAX: usize = 4_096;
+/// Warnings that a tracker causes at a volunteer in one session; further ones are debug lines.
+pub const SESSION_LINES_MAX: u32 = 100;
 /// Lines in the history of the interactive prompt.
 pub const HISTORY_MAX: usize = 1_000;
 
