@@ -16,3 +16,17 @@ pub fn manifest_payload_length(size: u64, chunk_size: u32, length: u64) -> Resul
     }
     Ok(length as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_of_a_manifest_is_accepted_up_to_its_limit() {
+        let of_set = |length| manifest_payload_length(1, 0, length);
+        assert_eq!(of_set(MANIFEST_BYTES_MAX), Ok(MANIFEST_BYTES_MAX as usize));
+        assert!(of_set(MANIFEST_BYTES_MAX + 1).unwrap_err().contains("bytes of digests"));
+        let of_file = |length| manifest_payload_length(40_000, 16 * 1024, length);
+        assert_eq!((of_file(96), of_file(97).is_err()), (Ok(96), true), "three digests");
+    }
+}

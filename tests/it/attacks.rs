@@ -376,16 +376,11 @@ fn hostile_sources_do_not_stop_a_download_from_an_honest_one() {
     let tracker = tracker(dir, &["--lease", "120"]);
     let options = ["--chunk-size", "16KiB", "--upload-limit", "512KiB", "--name", "honest"];
     let _seeder = seeder(dir, &file, &tracker, &options);
-    let met = Arc::new(AtomicUsize::new(0));
     let hostile: Vec<FakePeer> = (0..4)
         .map(|number| {
             let attacker = Mutex::new(Attacker::new(seed.0 * 100 + number, whole.id()));
-            let met = met.clone();
-            FakePeer::answering(&whole, move |request, right| {
+            FakePeer::answering(&whole, move |_, right| {
                 let mut attacker = attacker.lock().unwrap();
-                if matches!(request, PeerRequest::Chunk { .. } | PeerRequest::Next { .. }) {
-                    met.fetch_add(1, Relaxed);
-                }
                 let frame = encode(&attacker.peer_response());
                 let bad = attacker.mangled(frame);
                 Some(match attacker.random.u8(..4) {
@@ -404,6 +399,7 @@ fn hostile_sources_do_not_stop_a_download_from_an_honest_one() {
     leecher.ends_with(0);
     assert_holds(&there.join("a.bin"), &whole.bytes);
     assert!(!leecher.has_said("panicked at"));
+    assert!(hostile.iter().all(|peer| peer.accepted.try_recv().is_ok()), "a hostile source was not used");
 }
 
 /// A tracker that answers datagrams with messages that nothing has asked for, and fills connections with them.
@@ -504,4 +500,27 @@ fn assert_stays_in(dir: &Path, wanted: &[&str]) {
     let names =
         names_in(dir).into_iter().filter(|name| !["logs.log", ".state-home"].contains(&name.as_str()));
     assert_eq!(names.collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn a_list_of_a_tracker_is_accepted_up_to_its_limit() {
+    let place = place();
+    for (length, code) in [(LIST_MAX, 0), (LIST_MAX + 1, 1)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let thread = std::thread::spawn(move || {
+            let mut wire = Wire::new(listener.accept().unwrap().0);
+            assert!(wire.message::<TrackerRequest>().is_some());
+            wire.send(&TrackerResponse::Hello { version: PROTOCOL_VERSION }).unwrap();
+            wire.send(&TrackerResponse::Listing { count: 0, length }).unwrap();
+            // An empty JSON array, padded with white space. A program that refuses the list closes the connection.
+            let mut payload = vec![b' '; length as usize];
+            (payload[0], payload[length as usize - 1]) = (b'[', b']');
+            let _ = wire.send_bytes(&payload);
+        });
+        let mut listing = Program::start("leecher", &["--list", "--tracker", &address], place.path());
+        let exit = listing.exit_code();
+        assert_eq!(exit == Some(0), code == 0, "{length} bytes: {exit:?}");
+        thread.join().unwrap();
+    }
 }
