@@ -488,7 +488,7 @@ fn a_hostile_tracker_harms_no_client_and_no_stored_chunk() {
     assert!(matches!(response, PeerResponse::Chunk { .. }) && bytes == whole.bytes[3 * 16_384..][..16_384]);
     stop.store(true, Relaxed);
     for program in [&volunteer, &sharing, &misled] {
-        assert_eq!(program.has_said("panicked at"), false);
+        assert!(!program.has_said("panicked at"));
         assert_healthy(program);
     }
     assert_stays_in(dir, &["a.bin", "lent", "shared", "there"]);

@@ -172,13 +172,13 @@ impl Driver {
                 _ => VolunteerOrder::Draining { left: u64::MAX },
             }),
             11 if is_open => {
-                let code = if bytes.next() % 2 == 0 { ErrorCode::Busy } else { ErrorCode::Refused };
+                let code = if bytes.next().is_multiple_of(2) { ErrorCode::Busy } else { ErrorCode::Refused };
                 let text = format!("reason {}", bytes.next() % 3);
                 self.tracker_event(SessionEvent::Message(TrackerResponse::Error { code, text }));
                 self.copy_orders = None;
             }
             12 => self.state.repeat_offer(),
-            13 => self.state.handle_store_change(bytes.next() % 2 == 0),
+            13 => self.state.handle_store_change(bytes.next().is_multiple_of(2)),
             14 => self.state.drain(),
             15 => self.damage(bytes),
             16 => self.work_on_copies(bytes.next()),
