@@ -1,4 +1,5 @@
-//! The registry compared with a simple model: peers with a valid lease, and the files that they hold.
+//! The registry compared with a simple model: peers with a valid lease, and the files that they hold. Peers of two source
+//! addresses share budgets, which they exceed.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -7,9 +8,10 @@ use shoal::content::{FileId, FileName};
 use shoal::protocol::tracker::{FoundFile, Token};
 use shoal::swarm::Moment;
 use shoal::swarm::registry::{PeerId, Registry};
+use shoal::swarm::shares::{BudgetKind, Budgets, Shares, share_limit};
 use shoal_fuzz::requests::{file_id, file_name, peer_name, summary};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The requester of each query.
@@ -39,6 +41,7 @@ struct Peer {
 
 struct World {
     registry: Registry,
+    budgets: Budgets,
     now: Moment,
     /// All peers that were ever registered, so that events also refer to removed peers.
     all: Vec<(PeerId, Token)>,
@@ -60,6 +63,7 @@ impl World {
                 let registered = self.registry.register(self.now, secret, peer_name(name), address);
                 let (id, token) = registered.expect("the registry has space");
                 let expires = self.now + LEASE;
+                self.registry.set_source(id, source(address.port()));
                 self.all.push((id, token));
                 let peer = Peer { address, expires, files: BTreeMap::new() };
                 assert!(self.peers.insert(id, peer).is_none(), "an id is used once");
@@ -97,14 +101,46 @@ impl World {
         }
         assert_eq!(self.registry.len(), self.peers.len());
         assert_eq!(self.registry.is_empty(), self.peers.is_empty());
+        self.check_budgets();
+    }
+
+    /// Asserts that entries are counted right, and that no budget is exceeded.
+    fn check_budgets(&self) {
+        let shares = &self.registry.shares;
+        let names =
+            self.peers.values().flat_map(|peer| peer.files.values()).map(|(names, _)| names.len() as u64);
+        assert_eq!(shares.used(BudgetKind::Holders), names.sum::<u64>());
+        let files: BTreeSet<FileId> =
+            self.peers.values().flat_map(|peer| peer.files.keys().copied()).collect();
+        assert_eq!(shares.used(BudgetKind::Files), files.len() as u64);
+        for (kind, budget) in
+            [(BudgetKind::Holders, self.budgets.holders), (BudgetKind::Files, self.budgets.files)]
+        {
+            assert!(shares.used(kind) <= budget);
+            assert_eq!(shares.of(source(0), kind) + shares.of(source(1), kind), shares.used(kind));
+        }
     }
 
     fn announce(&mut self, peer: u8, file: u8, name: u8, held: u8) {
         let (id, _) = self.peer(peer);
         let (file, held) = (summary(file, name), u32::from(held % 8));
-        let news = self.registry.announce(id, &file, held).expect("the registry has space");
+        let result = self.registry.announce(id, &file, held);
         let Some(peer) = self.peers.get_mut(&id) else {
-            assert!(!news);
+            assert!(matches!(result, Ok(false)));
+            return;
+        };
+        let Ok(news) = result else {
+            // Nothing has changed, and an address without any entry is never refused while there is space for two.
+            let from = source(peer.address.port());
+            let shares = &self.registry.shares;
+            let is_full = |kind, budget| {
+                let own = shares.of(from, kind);
+                own >= share_limit(budget, shares.used(kind) - own)
+            };
+            assert!(
+                is_full(BudgetKind::Holders, self.budgets.holders)
+                    || is_full(BudgetKind::Files, self.budgets.files)
+            );
             return;
         };
         let whole = held >= file.chunks;
@@ -194,11 +230,20 @@ impl World {
     }
 }
 
-fuzz_target!(|input: (u64, Vec<Event>)| {
-    let (seed, events) = input;
-    let registry = Registry::new(LEASE);
+/// The source address of a peer with this port.
+fn source(port: u16) -> IpAddr {
+    [10, 1, 0, (port % 2) as u8].into()
+}
+
+fuzz_target!(|input: (u64, u8, Vec<Event>)| {
+    let (seed, budget, events) = input;
+    let mut registry = Registry::new(LEASE);
+    let holders = 1 + u64::from(budget);
+    let budgets = Budgets { files: 1 + holders / 2, holders, claims: 1 };
+    registry.shares = Shares::new(budgets);
     let random = fastrand::Rng::with_seed(seed);
-    let mut world = World { registry, now: Moment::ZERO, all: Vec::new(), peers: BTreeMap::new(), random };
+    let mut world =
+        World { registry, budgets, now: Moment::ZERO, all: Vec::new(), peers: BTreeMap::new(), random };
     events.into_iter().for_each(|event| world.apply(event));
     world.now += 2 * LEASE;
     world.expire();

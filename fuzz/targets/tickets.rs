@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shoal::tracker_client::ticket::{TICKET_BYTES_MAX, TICKET_PEERS_MAX, Ticket};
+use shoal::content::limits::{TICKET_BYTES_MAX, TICKET_PEERS_MAX};
+use shoal::tracker_client::ticket::Ticket;
 
 fuzz_target!(|text: &str| {
     let Ok(ticket) = text.parse::<Ticket>() else { return };

@@ -86,6 +86,37 @@ pub const PEER_NAME_MAX: usize = 64;
 pub const LIST_MAX: u64 = 64 * 1024 * 1024;
 /// Largest list of the files of one peer, bytes.
 pub const PEER_LIST_MAX: u64 = 16 * 1024 * 1024;
+/// Longest payload of a manifest, bytes: a byte, and for each chunk a length of 8 bytes and a digest.
+pub const MANIFEST_BYTES_MAX: u64 = 1 + CHUNKS_MAX as u64 * (8 + 32);
+/// Longest text of an error in a message, bytes; the rest of a longer text is ignored.
+pub const ERROR_TEXT_MAX: usize = 2 * 1024;
+/// Chunks in one `got` message, so that it fits in a frame.
+pub const GOT_CHUNKS_MAX: usize = 4_096;
+/// Proofs in one `identity` message: one for each tracker or manager at which the server is registered.
+pub const IDENTITY_PROOFS_MAX: usize = 64;
+/// Addresses of a peer. Further ones of a peer that a tracker names are ignored.
+pub const PEER_ADDRESSES_MAX: usize = 8;
+/// Addresses of a peer with one result in a `reachability` message: also the advertised one and the source address.
+pub const REACHED_ADDRESSES_MAX: usize = PEER_ADDRESSES_MAX + 2;
+/// Sources of files to whose new chunks one connection subscribes.
+pub const SUBSCRIPTIONS_MAX: usize = 16;
+/// Longest ticket, bytes: above that of the longest name and 16 of the longest addresses.
+pub const TICKET_BYTES_MAX: usize = 8 * 1024;
+/// Peers in a ticket.
+pub const TICKET_PEERS_MAX: usize = 8;
+/// Trackers in a ticket.
+pub const TICKET_TRACKERS_MAX: usize = 8;
+
+// Discovery
+
+/// Answers to one search in the local network that are considered.
+pub const DISCOVERY_ANSWERS_MAX: usize = 1_000;
+/// Discovery questions of one source address that are considered in each second: a person types few commands, and each asks
+/// a few times.
+pub const SOURCE_QUESTIONS_MAX: u32 = 20;
+/// Discovery questions of all sources in each second: a room of machines that start a command together. Also bounds the
+/// memory for source addresses.
+pub const QUESTIONS_MAX: u32 = 500;
 
 // Tracker and manager
 
@@ -115,6 +146,27 @@ pub const FILES_PER_PEER_MAX: usize = 65_536;
 pub const ANNOUNCED_FILES_MAX: u64 = 4 * 1024 * 1024;
 /// Holders of files at a tracker, at most; a peer counts once for each name of each file that it announces.
 pub const HOLDER_ENTRIES_MAX: u64 = 16 * 1024 * 1024;
+/// Addresses of peers whose dialling has no result yet. Above it, a new peer is not dialled, and its source address counts
+/// without a result.
+pub const DIALS_OUTSTANDING_MAX: usize = 1_024;
+/// Reports of completed downloads that a seeder counts.
+pub const COMPLETION_REPORTS_MAX: usize = 65_536;
+/// Reports of completed downloads from one source address that a seeder counts.
+pub const COMPLETION_REPORTS_PER_IP_MAX: usize = 4_096;
+/// Chunks without an agreed hash that one report to the members of a set names.
+pub const REPORTED_CHUNKS_MAX: usize = 8;
+/// Members with different claims that a report names for each chunk.
+pub const REPORTED_NAMES_MAX: usize = 4;
+/// Other sets of the same name that the response to a joining member lists.
+pub const OTHER_COUNTS_MAX: usize = 8;
+/// Chunks in the state of a set, which fits in a frame.
+pub const STATUS_CHUNKS_MAX: usize = 20;
+/// Clients in the state of a set.
+pub const STATUS_MEMBERS_MAX: usize = 50;
+/// Claims in the state of a chunk.
+pub const STATUS_CLAIMS_MAX: usize = 4;
+/// Clients that are named for a claim, and as holders of a chunk, in the state of a set.
+pub const STATUS_NAMES_MAX: usize = 4;
 /// Chunk sets joined by one peer.
 pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders in one response over TCP.
@@ -147,6 +199,8 @@ pub const LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub const LINES_PER_INTERVAL_MAX: u32 = 500;
 /// Source addresses and kinds whose log lines are limited separately.
 pub const LINE_SOURCES_MAX: usize = 4_096;
+/// Warnings that a tracker causes at a volunteer in one session; further ones are debug lines.
+pub const SESSION_LINES_MAX: u32 = 100;
 /// Lines in the history of the interactive prompt.
 pub const HISTORY_MAX: usize = 1_000;
 
@@ -208,6 +262,16 @@ pub const VOLUNTEER_RECORD_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600
 pub const ADOPTION_RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest of these pauses.
 pub const ADOPTION_RETRY_MAX: Duration = Duration::from_secs(300);
+/// Unknown files of volunteers that a tracker with `--rebuild` adds at the same time.
+///
+/// Of this number, and of the next but one, a volunteer gets at most half of what the others leave free.
+pub const ADOPTIONS_MAX: usize = 256 * 1024;
+/// Volunteers that have reported one such file.
+pub const ADOPTION_REPORTERS_MAX: usize = 64;
+/// Chunks in the reports on such files, of all files together.
+pub const ADOPTION_CHUNKS_MAX: usize = 16 * 1024 * 1024;
+/// Unknown files of volunteers that a tracker without `--rebuild` names in its log.
+pub const UNKNOWN_FILES_NAMED_MAX: usize = 1_024;
 /// Drop orders and deletions in the status of a tracker.
 pub const STATUS_DROPS_MAX: usize = 100;
 /// First pause before the next copy to a tracker whose disk is full.
@@ -418,6 +482,8 @@ pub const ENDGAME_COPIES_MAX: usize = 3;
 pub const UNREQUESTED_ARRIVALS_MAX: u32 = 16;
 /// Shortest interval between two `got` messages to a subscriber.
 pub const GOT_INTERVAL: Duration = Duration::from_millis(100);
+/// Known addresses of possible sources of a download.
+pub const CANDIDATES_MAX: usize = 4_096;
 /// Ranges of chunks in one `next` message, so that it fits in a frame.
 pub const NEXT_RANGES_MAX: usize = 2_048;
 /// Peers in one `peers` message: earlier subscribers of the same file.

@@ -5,7 +5,6 @@
 
 use super::digest::{Digest, FileId, Hasher};
 use super::layout::{ChunkIndex, Layout, LayoutError};
-use super::limits::CHUNKS_MAX;
 
 /// First bytes of the message whose SHA-256 is the id of a file.
 const ID_PREFIX: &[u8] = b"shoal manifest 1\n";
@@ -115,9 +114,6 @@ impl Manifest {
         }
         bytes
     }
-
-    /// Length of the longest payload of any manifest, bytes.
-    pub const PAYLOAD_BYTES_MAX: u64 = 1 + CHUNKS_MAX as u64 * (LONG_LENGTH_BYTES + DIGEST_BYTES) as u64;
 
     /// Length of the payload, bytes, of a file with equal chunks.
     ///

@@ -1,6 +1,7 @@
 //! Search in the local network: one question on every interface, repeated, and the answers of all hosts.
 
 use super::random;
+use crate::content::limits::DISCOVERY_ANSWERS_MAX;
 use crate::net::Shutdown;
 use crate::net::multicast::AskingSockets;
 use crate::protocol::discovery::{Answer, Question, Service, Wanted};
@@ -16,8 +17,6 @@ pub const SEARCH_MAX: Duration = Duration::from_secs(1);
 const FURTHER_ANSWERS_TIMEOUT: Duration = Duration::from_millis(400);
 /// Times at which the question is sent: a datagram can be lost.
 const ASKED_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(150), Duration::from_millis(450)];
-/// Largest number of answers that are considered, so that a hostile host cannot fill the memory.
-const ANSWERS_MAX: usize = 1_000;
 
 /// A service that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub fn search(wanted: impl FnOnce(Nonce) -> Wanted, shutdown: &Shutdown) -> io::
         let next = ASKED_AT.get(number + 1).map_or(SEARCH_MAX, |at| *at);
         sockets.receive_until((started + next).min(end), |datagram, from| {
             if let Some(one) = read(datagram, from, &question)
-                && found.len() < ANSWERS_MAX
+                && found.len() < DISCOVERY_ANSWERS_MAX
                 && !found.contains(&one)
             {
                 end = end.min(Instant::now() + FURTHER_ANSWERS_TIMEOUT);

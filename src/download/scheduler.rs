@@ -16,8 +16,8 @@ use super::summary::Tally;
 use super::workers::Workers;
 use crate::content::fmt::counted;
 use crate::content::limits::{
-    CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_SMALL_BATCHES_MAX, RECEIVE_MEMORY_BYTES, RETRY_MAX,
-    RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
+    CANDIDATES_MAX, CHUNK_SIZE_MAX, LIMITED_PART_BYTES, PIPELINE_SMALL_BATCHES_MAX, RECEIVE_MEMORY_BYTES,
+    RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex, HASH_LANES_MAX, hash_lanes};
 use crate::net::{RateLimit, Shutdown, Threads};
@@ -35,8 +35,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Largest number of addresses kept as possible sources.
-const CANDIDATES_MAX: usize = 4_096;
 /// Sources whose loss is remembered, so that it is logged once.
 const LOGGED_LOSSES_MAX: usize = 1_024;
 /// Consecutive failed connection attempts after which an address is forgotten.

@@ -10,7 +10,7 @@ use super::source::PeerConnection;
 use crate::content::digest::Hasher;
 use crate::content::limits::{
     CHUNK_SIZE_MAX, CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, LARGE_CHUNK_BLOCK_BYTES, LIMITED_PART_BYTES,
-    NAMED_PEERS_MAX, VERIFY_FAST_RATE, VERIFY_PAUSE_MAX,
+    VERIFY_FAST_RATE, VERIFY_PAUSE_MAX,
 };
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::shutdown::Guard;
@@ -323,8 +323,7 @@ impl SourceReader {
                 source.report(SourceUpdate::Spent);
                 Ok(())
             }
-            PeerResponse::Peers { file, mut peers } if file == job.file => {
-                peers.truncate(NAMED_PEERS_MAX);
+            PeerResponse::Peers { file, peers } if file == job.file => {
                 source.report(SourceUpdate::Peers(peers));
                 Ok(())
             }

@@ -133,3 +133,30 @@ fn a_chunk_that_cannot_be_read_is_refused_until_it_can() {
     shutdown.trigger();
     threads.join();
 }
+
+#[test]
+fn a_list_of_files_is_accepted_up_to_its_limit() {
+    for (length, is_accepted) in [(PEER_LIST_MAX, true), (PEER_LIST_MAX + 1, false)] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut reader, mut writer) =
+                split(&Arc::new(listener.accept().unwrap().0), Timeouts::default().stall).unwrap();
+            reader.message::<PeerRequest>(Timeouts::default().stall).unwrap();
+            let hello = PeerResponse::Hello { version: PROTOCOL_VERSION, site: None };
+            let files = PeerResponse::Files { count: 0, length };
+            writer.send_all(&[hello, files]).unwrap();
+            // An empty JSON array, padded with white space. A client that refuses the list closes the connection.
+            let _ = writer.send_payload_part(b"[");
+            let _ = writer.send_payload_part(&vec![b' '; length as usize - 2]);
+            let _ = writer.send_payload_part(b"]");
+        });
+        let shutdown = Shutdown::new();
+        let mut connection =
+            PeerConnection::open(&address.into(), None, Timeouts::default(), &shutdown).unwrap();
+        let result = connection.files(&Query::default(), &shutdown);
+        assert_eq!(result.is_ok_and(|files| files.is_empty()), is_accepted, "{length} bytes");
+        drop(connection);
+        server.join().unwrap();
+    }
+}

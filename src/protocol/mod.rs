@@ -18,6 +18,7 @@ pub mod discovery;
 pub(crate) mod fast_path;
 pub mod file_summary;
 pub mod frame;
+mod limited;
 pub mod payload;
 pub mod peer;
 pub mod peer_address;

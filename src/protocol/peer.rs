@@ -5,8 +5,10 @@
 //! to a client that serves other peers itself, `coming`, `place` and `spent`. `join`, `unreachable` and `corrupt` have
 //! no response; `pong` has no place in the order. A `chunk` response answers `chunk` or `next`, in their order.
 
+use super::limited::{list, text};
 use super::tokens::{KeyPrint, Nonce, ReportId};
 use super::{ErrorCode, Message};
+use crate::content::limits::{GOT_CHUNKS_MAX, IDENTITY_PROOFS_MAX, NAMED_PEERS_MAX, NEXT_RANGES_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, PeerName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -63,7 +65,11 @@ pub enum PeerRequest {
         file: FileId,
         /// Chunks that the client has, is receiving or has requested, and has not reported to this server before: ranges
         /// of indices, each with its first and last one.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(
+            default,
+            skip_serializing_if = "Vec::is_empty",
+            deserialize_with = "list::<NEXT_RANGES_MAX, _, _>"
+        )]
         have: Vec<(ChunkIndex, ChunkIndex)>,
     },
     /// Reports that the client cannot connect to its predecessor in a ring of the server.
@@ -189,6 +195,7 @@ pub enum PeerResponse {
         /// Id of the file.
         file: FileId,
         /// Indices of the chunks.
+        #[serde(deserialize_with = "list::<GOT_CHUNKS_MAX, _, _>")]
         chunks: Vec<ChunkIndex>,
     },
     /// The server receives this chunk now; it can be requested and is relayed while it arrives (cut-through).
@@ -222,6 +229,7 @@ pub enum PeerResponse {
         /// Id of the file.
         file: FileId,
         /// Addresses at which they serve, at most [`NAMED_PEERS_MAX`](crate::content::limits::NAMED_PEERS_MAX).
+        #[serde(deserialize_with = "list::<NAMED_PEERS_MAX, _, _>")]
         peers: Vec<SocketAddr>,
     },
     /// A chunk; payload: its bytes.
@@ -252,6 +260,7 @@ pub enum PeerResponse {
     /// Answers `identify`.
     Identity {
         /// The [proof](crate::protocol::tokens::identity_proof) of each registration of the server.
+        #[serde(deserialize_with = "list::<IDENTITY_PROOFS_MAX, _, _>")]
         proofs: Vec<Digest>,
     },
     /// Answers `completed`.
@@ -263,6 +272,7 @@ pub enum PeerResponse {
         /// Reason, for programs.
         code: ErrorCode,
         /// Reason, for the user.
+        #[serde(deserialize_with = "text")]
         text: String,
         /// Index of the requested chunk, if the request was for a chunk.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,13 +1,11 @@
 //! Addresses of a peer on the wire: one address as a string, several as an array of strings.
 
 use super::addresses::FastAddress;
+use crate::content::limits::PEER_ADDRESSES_MAX;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::net::SocketAddr;
-
-/// Maximum number of addresses of a peer. Further ones in a message are ignored.
-pub const PEER_ADDRESSES_MAX: usize = 8;
 
 /// The address with the IP address in canonical form: an IPv4-mapped IPv6 address as IPv4.
 pub fn canonical_address(address: SocketAddr) -> SocketAddr {

@@ -1,5 +1,7 @@
 //! State of the chunks of a set that its members wait for, as the tracker reports it.
 
+use super::limited::list;
+use crate::content::limits::REPORTED_NAMES_MAX;
 use crate::content::{ChunkIndex, PeerName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,7 +16,11 @@ pub struct WaitingChunk {
     /// Number of equal claims that make an agreement.
     pub quorum: u32,
     /// Names of some clients whose claims differ from each other.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list::<REPORTED_NAMES_MAX, _, _>"
+    )]
     pub differ: Vec<PeerName>,
     /// The last client that held the chunk, if it has disconnected.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,8 @@
 //! State of a chunk set: agreed hashes, holders and claims that differ. Part of a tracker's status, and sent to its members.
 
+use super::limited::list;
 use super::set_report::LastHolder;
+use crate::content::limits::{STATUS_CHUNKS_MAX, STATUS_CLAIMS_MAX, STATUS_MEMBERS_MAX, STATUS_NAMES_MAX};
 use crate::content::{ChunkIndex, Digest, PeerName, SetName};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -19,8 +21,10 @@ pub struct SetStatus {
     /// Number of clients.
     pub clients: u32,
     /// Some of the clients, by name.
+    #[serde(deserialize_with = "list::<STATUS_MEMBERS_MAX, _, _>")]
     pub members: Vec<SetMember>,
     /// Some of the chunks: those with claims that differ first, then those without an agreed hash.
+    #[serde(deserialize_with = "list::<STATUS_CHUNKS_MAX, _, _>")]
     pub chunks: Vec<ChunkStatus>,
 }
 
@@ -46,7 +50,11 @@ pub struct ChunkStatus {
     /// The clients that hold the chunk with the agreed hash.
     pub holders: Clients,
     /// Some of the claims that differ from the agreed hash; all claims if no hash is agreed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list::<STATUS_CLAIMS_MAX, _, _>"
+    )]
     pub claims: Vec<ClaimStatus>,
     /// The last client that held the chunk, if no client claims it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,5 +76,6 @@ pub struct Clients {
     /// Number of all of them.
     pub count: u32,
     /// Names of some of them.
+    #[serde(deserialize_with = "list::<STATUS_NAMES_MAX, _, _>")]
     pub names: Vec<PeerName>,
 }

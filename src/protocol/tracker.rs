@@ -5,11 +5,16 @@
 //! `claim_differs`, `set_sealed`, `set_complete`).
 
 pub use super::file_summary::FileSummary;
+use super::limited::{list, text};
 use super::set_report::WaitingChunk;
 use super::set_status::SetStatus;
 pub use super::tokens::{IdentityKey, ReportId, Token};
 use super::volunteer::{VolunteerOrder, VolunteerReport};
 use super::{ErrorCode, Message, PeerAddress};
+use crate::content::limits::{
+    FOUND_FILES_MAX, HOLDERS_MAX, OTHER_COUNTS_MAX, PEER_ADDRESSES_MAX, REACHED_ADDRESSES_MAX,
+    REPORTED_CHUNKS_MAX,
+};
 use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5, PeerName, SetName};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -27,11 +32,13 @@ pub struct FoundFile {
     #[serde(default)]
     pub complete: u32,
     /// Complete holders; a random selection if there are more than requested.
+    #[serde(deserialize_with = "list::<HOLDERS_MAX, _, _>")]
     pub whole: Vec<PeerAddress>,
     /// Partial holders, and peers that have just started to download.
     ///
     /// Here and in `whole`, an unspecified IP address (`0.0.0.0`) stands for that of the tracker, as the
     /// client knows it.
+    #[serde(deserialize_with = "list::<HOLDERS_MAX, _, _>")]
     pub partial: Vec<PeerAddress>,
     /// MD5 of the whole file, if the tracker stores the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,8 +82,12 @@ pub struct Registration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,
     /// IP addresses of its host on which it serves, in addition to the source address of the message; at most
-    /// [`PEER_ADDRESSES_MAX`](super::peer_address::PEER_ADDRESSES_MAX).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// [`PEER_ADDRESSES_MAX`].
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list::<PEER_ADDRESSES_MAX, _, _>"
+    )]
     pub addresses: Vec<IpAddr>,
     /// Key by which the peer proves its identity where it is dialled; without it the peer is not dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,12 +108,21 @@ impl Registration {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Reachability {
     /// The peer answered.
+    #[serde(deserialize_with = "list::<REACHED_ADDRESSES_MAX, _, _>")]
     pub working: Vec<SocketAddr>,
     /// No connection.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list::<REACHED_ADDRESSES_MAX, _, _>"
+    )]
     pub failed: Vec<SocketAddr>,
     /// Another peer answered.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "list::<REACHED_ADDRESSES_MAX, _, _>"
+    )]
     pub other: Vec<SocketAddr>,
     /// Number of addresses without a result yet.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -157,6 +177,7 @@ pub enum TrackerRequest {
         /// Token from `registered`.
         token: Token,
         /// As in [`Registration`].
+        #[serde(deserialize_with = "list::<PEER_ADDRESSES_MAX, _, _>")]
         addresses: Vec<IpAddr>,
     },
     /// Requests the addresses at which the tracker has reached the peer.
@@ -384,6 +405,7 @@ pub enum TrackerResponse {
     /// Result of a lookup: no file, one file, or several files of the same name.
     Found {
         /// The files.
+        #[serde(deserialize_with = "list::<FOUND_FILES_MAX, _, _>")]
         files: Vec<FoundFile>,
         /// Whether files or holders were left out: repeat the request over TCP.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -395,7 +417,11 @@ pub enum TrackerResponse {
         #[serde(flatten)]
         set: SetKey,
         /// Numbers of chunks of other sets with this name; one of them may be a mistake.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(
+            default,
+            skip_serializing_if = "Vec::is_empty",
+            deserialize_with = "list::<OTHER_COUNTS_MAX, _, _>"
+        )]
         others: Vec<u32>,
     },
     /// Holders of a chunk: the response to `where_chunk`, and a notification when they change.
@@ -409,6 +435,7 @@ pub enum TrackerResponse {
         #[serde(flatten)]
         claim: Claim,
         /// Holders, without the client itself.
+        #[serde(deserialize_with = "list::<HOLDERS_MAX, _, _>")]
         holders: Vec<PeerAddress>,
     },
     /// The chunk has no agreed hash or no other holder; a `chunk_location` follows when this changes.
@@ -444,6 +471,7 @@ pub enum TrackerResponse {
         #[serde(flatten)]
         set: SetKey,
         /// Some of the chunks and the reasons, those with different claims first.
+        #[serde(deserialize_with = "list::<REPORTED_CHUNKS_MAX, _, _>")]
         chunks: Vec<WaitingChunk>,
         /// Number of further chunks.
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -513,6 +541,7 @@ pub enum TrackerResponse {
         /// Reason, for programs.
         code: ErrorCode,
         /// Reason, for the user.
+        #[serde(deserialize_with = "text")]
         text: String,
     },
     /// A message of a later protocol version.

@@ -8,7 +8,9 @@
 //! ([`peer`](super::peer)).
 
 use super::file_summary::FileSummary;
+use super::limited::{list, text};
 use super::tokens::{Nonce, VolunteerKey};
+use crate::content::limits::{DROP_MAX, NAMED_CHUNKS_MAX};
 use crate::content::{ChunkIndex, Digest, FileId, Hasher, Md5};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -79,7 +81,8 @@ pub enum VolunteerReport {
         /// The file.
         #[serde(flatten)]
         kept: KeptFile,
-        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`].
+        #[serde(deserialize_with = "list::<NAMED_CHUNKS_MAX, _, _>")]
         held: Vec<ChunkIndex>,
         /// Whether they were verified since the volunteer started.
         checked: bool,
@@ -104,6 +107,7 @@ pub enum VolunteerReport {
         /// Reason, for programs.
         why: CopyFailure,
         /// Reason, for the user.
+        #[serde(deserialize_with = "text")]
         text: String,
         /// Free space, bytes.
         free: u64,
@@ -112,7 +116,8 @@ pub enum VolunteerReport {
     Dropped {
         /// Id of the file.
         file: FileId,
-        /// Indices of the chunks.
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`].
+        #[serde(deserialize_with = "list::<NAMED_CHUNKS_MAX, _, _>")]
         chunks: Vec<ChunkIndex>,
         /// Free space, bytes.
         free: u64,
@@ -121,7 +126,8 @@ pub enum VolunteerReport {
     Spoiled {
         /// Id of the file.
         file: FileId,
-        /// Indices of the chunks.
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`].
+        #[serde(deserialize_with = "list::<NAMED_CHUNKS_MAX, _, _>")]
         chunks: Vec<ChunkIndex>,
         /// Free space, bytes.
         free: u64,
@@ -151,14 +157,16 @@ pub enum VolunteerOrder {
     Drop {
         /// Id of the file.
         file: FileId,
-        /// Indices of the chunks, at most [`DROP_MAX`](crate::content::limits::DROP_MAX).
+        /// Indices of the chunks, at most [`DROP_MAX`].
+        #[serde(deserialize_with = "list::<DROP_MAX, _, _>")]
         chunks: Vec<ChunkIndex>,
     },
     /// Orders the volunteer to hash these chunks again and to report each with `holds` or `spoiled`.
     Check {
         /// Id of the file.
         file: FileId,
-        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`](crate::content::limits::NAMED_CHUNKS_MAX).
+        /// Indices of the chunks, at most [`NAMED_CHUNKS_MAX`].
+        #[serde(deserialize_with = "list::<NAMED_CHUNKS_MAX, _, _>")]
         chunks: Vec<ChunkIndex>,
     },
     /// Reports that another volunteer was refused because it uses the same key: one of the two stores is a copy.

@@ -4,7 +4,7 @@
 //! of one source address are considered, and at most `QUESTIONS_MAX` of all sources together.
 
 use super::Moment;
-use crate::content::limits::PROTOCOL_VERSION;
+use crate::content::limits::{PROTOCOL_VERSION, QUESTIONS_MAX, SOURCE_QUESTIONS_MAX};
 use crate::protocol::discovery::{Answer, Question, Service, Wanted};
 use crate::protocol::file_summary::FileSummary;
 use crate::protocol::tokens::Nonce;
@@ -14,11 +14,6 @@ use std::time::Duration;
 
 /// Interval of the rate limit.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Questions of one source address in each interval: a person types few commands, and each asks a few times.
-const SOURCE_QUESTIONS_MAX: u32 = 20;
-/// Questions of all sources in each interval: a room of machines that start a command together. Also bounds the memory
-/// for source addresses.
-const QUESTIONS_MAX: u32 = 500;
 
 /// The services of a program.
 #[derive(Clone, Debug, Default)]

@@ -7,6 +7,7 @@
 //! bounded; each [`ReportId`] counts once, and once for each file.
 
 use super::Moment;
+use crate::content::limits::{COMPLETION_REPORTS_MAX, COMPLETION_REPORTS_PER_IP_MAX};
 use crate::content::{FileId, PeerName};
 use crate::protocol::tokens::ReportId;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,10 +16,6 @@ use std::time::Duration;
 
 /// Most peers in the record. The peer that was seen longest ago is forgotten first; it still counts in the totals.
 const PEERS_MAX: usize = 4_096;
-/// Most reports of completion, one for each run and file.
-const REPORTS_MAX: usize = 65_536;
-/// Most reports of completion from one IP address, so that no host can use up the record.
-const REPORTS_PER_IP_MAX: usize = 4_096;
 /// Interval between the two samples from which a rate is measured, at least: peers announce their progress with each
 /// heartbeat.
 const RATE_WINDOW: Duration = Duration::from_secs(6);
@@ -301,11 +298,11 @@ impl Distribution {
     /// Records a report of completion. Returns whether it is new.
     pub fn completed(&mut self, now: Moment, key: ReceiverKey, completion: &CompletionReport) -> bool {
         let CompletionReport { file, size, report, name, .. } = completion;
-        if self.reports.contains(&(*report, *file)) || self.reports.len() >= REPORTS_MAX {
+        if self.reports.contains(&(*report, *file)) || self.reports.len() >= COMPLETION_REPORTS_MAX {
             return false;
         }
         let count = self.reports_of_ip.entry(key.ip).or_default();
-        if *count >= REPORTS_PER_IP_MAX {
+        if *count >= COMPLETION_REPORTS_PER_IP_MAX {
             return false;
         }
         *count += 1;
@@ -561,10 +558,10 @@ mod tests {
         let view = record.view(at(all));
         assert_eq!((view.rows.len(), view.known, view.complete), (PEERS_MAX, all, all));
         assert_eq!(record.index.len(), PEERS_MAX);
-        let flood = (0..2 * REPORTS_PER_IP_MAX as u128).filter(|number| {
+        let flood = (0..2 * COMPLETION_REPORTS_PER_IP_MAX as u128).filter(|number| {
             record.completed(at(all), key(2, None), &report(OTHER, u128::MAX - number, "x"))
         });
-        assert_eq!(flood.count(), REPORTS_PER_IP_MAX);
+        assert_eq!(flood.count(), COMPLETION_REPORTS_PER_IP_MAX);
         assert_eq!(record.peers.len(), PEERS_MAX);
     }
 }

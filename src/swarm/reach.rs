@@ -9,16 +9,13 @@
 
 use super::registry::PeerId;
 use crate::content::Digest;
+use crate::content::limits::{DIALS_OUTSTANDING_MAX, PEER_ADDRESSES_MAX};
 use crate::protocol::PeerAddress;
-use crate::protocol::peer_address::{PEER_ADDRESSES_MAX, canonical_address};
+use crate::protocol::peer_address::canonical_address;
 use crate::protocol::tokens::{IdentityKey, Nonce, identity_proof};
 use crate::protocol::tracker::{Reachability, Registration};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-
-/// Maximum number of addresses whose results are outstanding. Above it, a new peer is not dialled, and its source
-/// address counts without a result.
-pub const OUTSTANDING_MAX: usize = 1_024;
 
 /// An order to dial an address of a peer and to demand its identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -248,7 +245,7 @@ impl Reaches {
         }
         let pending = candidates.list.iter().filter(|one| one.state == DialState::Unknown);
         let dialled: Vec<SocketAddr> = pending.map(|one| one.address).collect();
-        if candidates.key.is_none() || self.outstanding + dialled.len() > OUTSTANDING_MAX {
+        if candidates.key.is_none() || self.outstanding + dialled.len() > DIALS_OUTSTANDING_MAX {
             return Vec::new();
         }
         self.outstanding += dialled.len();

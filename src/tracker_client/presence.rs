@@ -4,8 +4,8 @@
 //! serves on the addresses by which that tracker is reached. Invariant: an explicit listening address is never widened.
 
 use crate::content::PeerName;
+use crate::content::limits::PEER_ADDRESSES_MAX;
 use crate::net::{Endpoint, Listening, host_addresses};
-use crate::protocol::peer_address::PEER_ADDRESSES_MAX;
 use crate::protocol::tracker::{Reachability, Registration};
 use crate::sync::lock;
 use crate::upload::offers::Registrations;

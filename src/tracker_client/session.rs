@@ -293,7 +293,11 @@ impl Session {
                         }
                     }
                 }
-                Ok(TrackerResponse::Peers { length, .. }) if length <= LIST_MAX => {
+                Ok(TrackerResponse::Peers { length, .. }) if length > LIST_MAX => {
+                    let text = format!("sent a list of {length} bytes, more than {LIST_MAX}");
+                    return SessionError::Invalid(self.role, self.tracker.clone(), text);
+                }
+                Ok(TrackerResponse::Peers { length, .. }) => {
                     let mut payload = vec![0; length as usize];
                     if let Err(error) = reader.payload(&mut payload) {
                         return lost(error);

@@ -11,6 +11,7 @@
 //! port. So a ticket has only characters that shells and chat programs leave unchanged, and the brackets of an IPv6
 //! address become `%5B` and `%5D`.
 
+use crate::content::limits::{TICKET_BYTES_MAX, TICKET_PEERS_MAX, TICKET_TRACKERS_MAX};
 use crate::content::{FileId, FileName};
 use crate::net::Endpoint;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -20,12 +21,6 @@ use std::str::FromStr;
 
 /// First characters of every ticket.
 pub const TICKET_PREFIX: &str = "shoal:";
-/// Longest ticket, bytes: above that of the longest name and 16 of the longest addresses.
-pub const TICKET_BYTES_MAX: usize = 8 * 1024;
-/// Largest number of peers in a ticket.
-pub const TICKET_PEERS_MAX: usize = 8;
-/// Largest number of trackers in a ticket.
-pub const TICKET_TRACKERS_MAX: usize = 8;
 /// Longest host name, bytes (RFC 1035, section 2.3.4).
 const HOST_BYTES_MAX: usize = 253;
 

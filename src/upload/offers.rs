@@ -2,6 +2,7 @@
 //!
 //! Invariant: every file that is offered under a name is served under its id.
 
+use crate::content::limits::IDENTITY_PROOFS_MAX;
 use crate::content::{ChunkIndex, Digest, FileId, FileName};
 use crate::protocol::tokens::{IdentityKey, Nonce, identity_proof};
 use crate::protocol::tracker::FileSummary;
@@ -64,7 +65,7 @@ impl Registrations {
 
     /// The [proof](identity_proof) of each registration.
     pub fn proofs(&self, nonce: Nonce) -> Vec<Digest> {
-        read(&self.0).values().map(|key| identity_proof(*key, nonce)).collect()
+        read(&self.0).values().take(IDENTITY_PROOFS_MAX).map(|key| identity_proof(*key, nonce)).collect()
     }
 }
 

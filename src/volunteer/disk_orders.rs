@@ -32,16 +32,19 @@ pub(super) fn run(
     done: &Sender<Done>,
     shutdown: &Shutdown,
 ) {
-    work(
-        jobs,
-        done,
-        shutdown,
-        || {},
-        |order, session_end| match order {
-            DiskOrder::Drop(file, chunks) => drop_chunks(replicas, file, chunks),
-            DiskOrder::Check(file, chunks) => check_chunks(replicas, file, &chunks, session_end),
-        },
-    );
+    work(jobs, done, shutdown, || {}, |order, session_end| carry_out(replicas, order, session_end));
+}
+
+/// Carries out one order, and returns the answers to it.
+pub(super) fn carry_out(
+    replicas: &HeldReplicas,
+    order: DiskOrder,
+    session_end: &Shutdown,
+) -> Vec<VolunteerReport> {
+    match order {
+        DiskOrder::Drop(file, chunks) => drop_chunks(replicas, file, chunks),
+        DiskOrder::Check(file, chunks) => check_chunks(replicas, file, &chunks, session_end),
+    }
 }
 
 fn drop_chunks(replicas: &HeldReplicas, file: FileId, mut chunks: Vec<ChunkIndex>) -> Vec<VolunteerReport> {

@@ -15,6 +15,9 @@ mod report;
 mod state;
 mod store_watch;
 
+#[cfg(feature = "fuzzing")]
+pub use state::drive::drive;
+
 use crate::content::FileId;
 use crate::content::fmt::{counted, size};
 use crate::content::limits::{COPY_WORKERS_MAX, ORDERS_MAX, SOURCE_IDLE_TIMEOUT};

@@ -2,7 +2,11 @@
 //!
 //! Never waits for a socket or a disk. Messages to the tracker wait in an outbox; while it is full, no results are
 //! taken from the workers (backpressure). Invariants: no message is sent in a session before all orders of earlier
-//! sessions have ended; each order is answered, or its session has ended.
+//! sessions have ended; each order is answered, or its session has ended; the log lines that a tracker causes in a session
+//! are limited.
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod drive;
 
 use super::activity_log::ActivityLog;
 use super::checker::{Batch, Pass};
@@ -11,7 +15,7 @@ use super::disk_orders::DiskOrder;
 use super::report::{Report, as_of_now, holds};
 use super::{Done, HeldReplicas, Job, SharedStatus, VolunteerStatus};
 use crate::content::fmt::size;
-use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX, RETRY_MAX};
+use crate::content::limits::{GOODBYE_TIMEOUT, NAMED_CHUNKS_MAX, ORDERS_MAX, RETRY_MAX, SESSION_LINES_MAX};
 use crate::content::{ChunkIndex, FileId};
 use crate::net::{BlockedChannel, Endpoint, Shutdown};
 use crate::protocol::ErrorCode;
@@ -67,6 +71,8 @@ struct Session {
     session_end: Shutdown,
     /// The storage offer has been sent.
     begun: bool,
+    /// Log lines that the tracker has caused.
+    lines: u32,
 }
 
 /// State that the state thread owns.
@@ -244,7 +250,8 @@ impl State {
                 self.end_session();
                 self.sessions += 1;
                 let (number, session_end) = (self.sessions, self.shutdown.child());
-                self.session = Some(Session { number, token, tracker, requests, session_end, begun: false });
+                self.session =
+                    Some(Session { number, token, tracker, requests, session_end, begun: false, lines: 0 });
                 self.begin_report();
             }
             SessionEvent::Message(TrackerResponse::Volunteer { order }) => self.handle_order(*order),
@@ -262,10 +269,10 @@ impl State {
             return log::debug!("tracker {} refused a message: {text}", self.tracker);
         }
         if self.shared.tracker_view().welcome {
-            return log::warn!("tracker {} refused a message: {text}", self.tracker);
+            return self.warn(&format!("tracker {} refused a message: {text}", self.tracker));
         }
         if self.last_refusal != text {
-            log::warn!("tracker {} refused the storage offer: {text}", self.tracker);
+            self.warn(&format!("tracker {} refused the storage offer: {text}", self.tracker));
         }
         (self.is_refused, self.last_refusal) = (true, text);
         self.shared.update(|view| view.refused = true);
@@ -273,6 +280,16 @@ impl State {
         self.outbox.clear();
         if code == ErrorCode::Busy {
             self.retry = crossbeam_channel::after(RETRY_MAX);
+        }
+    }
+
+    /// Logs a warning that the tracker causes; above the limit of its session it is a debug line.
+    fn warn(&mut self, text: &str) {
+        let Some(session) = &mut self.session else { return log::debug!("{text}") };
+        session.lines = session.lines.saturating_add(1);
+        match session.lines <= SESSION_LINES_MAX {
+            true => log::warn!("{text}"),
+            false => log::debug!("{text}"),
         }
     }
 
@@ -332,15 +349,17 @@ impl State {
     fn handle_order(&mut self, order: VolunteerOrder) {
         match order {
             VolunteerOrder::Welcome => {
-                let offered = size(self.replicas.store.offered());
-                log::info!("tracker {} accepted {offered} of storage", self.tracker);
+                if !self.shared.tracker_view().welcome {
+                    let offered = size(self.replicas.store.offered());
+                    log::info!("tracker {} accepted {offered} of storage", self.tracker);
+                }
                 self.last_refusal.clear();
                 self.shared.update(|view| view.welcome = true);
             }
-            VolunteerOrder::Cloned { at } => log::warn!(
+            VolunteerOrder::Cloned { at } => self.warn(&format!(
                 "another volunteer at {at} uses the key of this store: one of the two stores is a copy; start the other \
                  volunteer with an empty --volunteer-dir"
-            ),
+            )),
             VolunteerOrder::Copy { kept, index, from } => {
                 let (file, free) = (kept.file.id, 0);
                 let copies = self.outputs.copies.clone();
@@ -370,7 +389,7 @@ impl State {
         if self.assign(&disk_orders, order) {
             return;
         }
-        log::warn!("refused an order of the tracker: {ORDERS_MAX} orders are queued");
+        self.warn(&format!("refused an order of the tracker: {ORDERS_MAX} orders are queued"));
         if let Some(file) = self.replicas.store.file(file) {
             holds(&file, chunks, false).for_each(|message| self.send(message));
         }

@@ -3,6 +3,7 @@
 //! They form one binary because linking takes seconds. `threads.rs` counts the threads of its process and is separate.
 
 mod architecture;
+mod attacks;
 mod bad_clients;
 mod bad_input;
 mod bad_network;

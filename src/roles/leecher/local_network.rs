@@ -7,6 +7,7 @@
 use super::LeecherConfig;
 use crate::content::FileId;
 use crate::content::fmt::counted;
+use crate::content::limits::TICKET_PEERS_MAX;
 use crate::content::limits::TRACKER_ADDRESS;
 use crate::discovery::hub::{Hub, hubs, suggestion};
 use crate::discovery::search::{Found, search};
@@ -18,7 +19,7 @@ use crate::protocol::tokens::Nonce;
 use crate::report::error::{Fault, RoleError};
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::selection::Item;
-use crate::tracker_client::ticket::{TICKET_PEERS_MAX, Ticket};
+use crate::tracker_client::ticket::Ticket;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -2,10 +2,11 @@
 
 use super::offered_file::OfferedFile;
 use crate::content::FileId;
+use crate::content::limits::TICKET_PEERS_MAX;
 use crate::net::{Endpoint, ticket_addresses};
 use crate::protocol::tracker::FileSummary;
 use crate::report::watch::Watch;
-use crate::tracker_client::ticket::{TICKET_PEERS_MAX, Ticket};
+use crate::tracker_client::ticket::Ticket;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The tickets that were printed last.

@@ -30,7 +30,7 @@ use crate::swarm::machine::{Effect, Origin};
 use crate::swarm::membership::error;
 use crate::swarm::registry::PeerId;
 use crate::swarm::replication::{Order, ReplicationPlanner, Settings, StorageOffer};
-use adoption::{Adoption, Md5Votes};
+use adoption::{Adoptions, Md5Votes};
 use progress::DistributionLog;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ pub struct Keeping {
     /// The address of the last clone of a connected volunteer that was refused.
     clones: HashMap<VolunteerNumber, SocketAddr>,
     /// Files whose manifests are being downloaded, with the reports received meanwhile.
-    adopting: HashMap<FileId, Adoption>,
+    adopting: Adoptions,
     /// The MD5 of adopted files according to their reporters.
     md5_votes: Md5Votes,
     distribution_log: DistributionLog,
@@ -172,7 +172,7 @@ impl Tracker {
             volunteers: HashMap::new(),
             sessions: HashMap::new(),
             clones: HashMap::new(),
-            adopting: HashMap::new(),
+            adopting: Adoptions::default(),
             md5_votes: HashMap::new(),
             distribution_log: DistributionLog::default(),
             drops: VecDeque::new(),

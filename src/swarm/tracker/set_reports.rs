@@ -2,6 +2,7 @@
 
 use super::Tracker;
 use crate::content::ChunkIndex;
+use crate::content::limits::{REPORTED_CHUNKS_MAX, REPORTED_NAMES_MAX};
 use crate::protocol::set_report::{LastHolder, WaitingChunk};
 use crate::protocol::tracker::{SetKey, TrackerResponse};
 use crate::swarm::Moment;
@@ -17,10 +18,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 const DISPUTE_DELAY: Duration = Duration::from_secs(1);
 /// Shortest interval between two reports on a set.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_secs(10);
-/// Chunks that a report names.
-const REPORTED_CHUNKS_MAX: usize = 8;
-/// Members with different claims that a report names for each chunk.
-const REPORTED_NAMES_MAX: usize = 4;
 /// Log lines of reports, of all sets together, per [`REPORT_INTERVAL`]: clients can create many sets.
 const REPORT_LINES_MAX: usize = 64;
 /// Members of a set that are compared with the name of a joining member.

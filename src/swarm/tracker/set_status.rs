@@ -1,6 +1,7 @@
 //! State of the chunk sets of a tracker, for its owner and for the members of a set.
 
 use super::Tracker;
+use crate::content::limits::{STATUS_CHUNKS_MAX, STATUS_CLAIMS_MAX, STATUS_MEMBERS_MAX, STATUS_NAMES_MAX};
 use crate::content::{ChunkIndex, Digest, PeerName};
 use crate::protocol::ErrorCode;
 use crate::protocol::set_report::LastHolder;
@@ -14,14 +15,6 @@ use std::collections::BTreeMap;
 
 /// Sets in the status of a tracker.
 const SETS_MAX: usize = 100;
-/// Chunks in the state of a set. The state fits in a frame.
-const CHUNKS_MAX: usize = 20;
-/// Clients that the state of a set lists.
-const MEMBERS_MAX: usize = 50;
-/// Claims in the state of a chunk.
-const CLAIMS_MAX: usize = 4;
-/// Clients that are named for a claim, and as holders of a chunk.
-const NAMES_MAX: usize = 4;
 
 impl Tracker {
     /// State of the first sets, by name.
@@ -49,8 +42,8 @@ impl Tracker {
         let mut members: Vec<SetMember> = set.members().filter_map(member).collect();
         let clients = members.len() as u32;
         members.sort();
-        members.truncate(MEMBERS_MAX);
-        let chunks = set.most_noteworthy(CHUNKS_MAX).into_iter();
+        members.truncate(STATUS_MEMBERS_MAX);
+        let chunks = set.most_noteworthy(STATUS_CHUNKS_MAX).into_iter();
         Some(SetStatus {
             set: key.set.clone(),
             count: key.count,
@@ -72,7 +65,7 @@ impl Tracker {
                 false => by_hash.entry(claim.sha256).or_default().push(peer),
             }
         }
-        let claims = by_hash.into_iter().take(CLAIMS_MAX);
+        let claims = by_hash.into_iter().take(STATUS_CLAIMS_MAX);
         let claims = claims.map(|(sha256, peers)| ClaimStatus { sha256, clients: self.clients(&peers) });
         let last = |(name, left): (PeerName, Moment)| LastHolder {
             name,
@@ -89,7 +82,7 @@ impl Tracker {
 
     fn clients(&self, peers: &[PeerId]) -> Clients {
         let known = peers.iter().filter_map(|id| self.peers.registry.peer(*id));
-        let names = known.map(|peer| peer.name.clone()).take(NAMES_MAX).collect();
+        let names = known.map(|peer| peer.name.clone()).take(STATUS_NAMES_MAX).collect();
         Clients { count: peers.len() as u32, names }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Tracker;
 use super::set_reports::SetReports;
-use crate::content::limits::{self, FILE_SIZE_MAX, TRACKER_NAME};
+use crate::content::limits::{self, FILE_SIZE_MAX, OTHER_COUNTS_MAX, TRACKER_NAME};
 use crate::content::{ChunkIndex, FileId, PeerName};
 use crate::protocol::tracker::{Claim, FileSummary, SetKey, TrackerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
@@ -14,9 +14,6 @@ use crate::swarm::registry::PeerId;
 use crate::swarm::shares::BudgetKind;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-
-/// Maximum number of other sets of the same name that a response to a joining member lists.
-const OTHER_COUNTS_MAX: usize = 8;
 
 /// All chunk sets.
 pub(super) struct ChunkSets {

@@ -1,9 +1,9 @@
 //! Dials the addresses of peers for a machine, and lets the peers prove their registrations there.
 
-use crate::content::limits::DIAL_BACK_TIMEOUT;
+use crate::content::limits::{DIAL_BACK_TIMEOUT, DIALS_OUTSTANDING_MAX};
 use crate::download::source::PeerConnection;
 use crate::net::{Shutdown, Threads, Timeouts, with_own_scope};
-use crate::swarm::reach::{DialBack, DialResult, OUTSTANDING_MAX};
+use crate::swarm::reach::{DialBack, DialResult};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 
@@ -19,8 +19,8 @@ impl DialQueue {
     /// # Errors
     /// A thread cannot be started.
     pub(super) fn start(threads: &Threads, shutdown: &Shutdown) -> io::Result<(Self, Receiver<DialResult>)> {
-        let (orders, received) = bounded::<DialBack>(OUTSTANDING_MAX);
-        let (results, done) = bounded(OUTSTANDING_MAX);
+        let (orders, received) = bounded::<DialBack>(DIALS_OUTSTANDING_MAX);
+        let (results, done) = bounded(DIALS_OUTSTANDING_MAX);
         for _ in 0..THREADS {
             let (received, results, shutdown) = (received.clone(), results.clone(), shutdown.clone());
             threads.spawn("dial-back", move || {

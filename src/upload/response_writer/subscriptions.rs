@@ -1,7 +1,7 @@
 //! Subscriptions of one connection: announcements of arriving and stored chunks, messages of a root.
 
 use super::context::ResponseContext;
-use crate::content::limits::GOT_INTERVAL;
+use crate::content::limits::{GOT_CHUNKS_MAX, GOT_INTERVAL, SUBSCRIPTIONS_MAX};
 use crate::content::{Bitfield, ChunkIndex, FileId};
 use crate::net::{FrameWriter, StreamError};
 use crate::protocol::peer::{PeerRequest, PeerResponse};
@@ -15,11 +15,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Largest number of sources that one connection subscribes to.
-const SUBSCRIPTIONS_MAX: usize = 16;
-/// Largest number of chunks in one `got` message.
-const GOT_MAX: usize = 4_096;
 
 /// Updates of one source of a file.
 struct Subscription {
@@ -155,7 +150,7 @@ impl<'a> Subscriptions<'a> {
         for subscription in &mut self.all {
             loop {
                 let progress = subscription.source.progress();
-                let (mut chunks, cursor) = progress.since(subscription.cursor, GOT_MAX);
+                let (mut chunks, cursor) = progress.since(subscription.cursor, GOT_CHUNKS_MAX);
                 subscription.cursor = cursor;
                 if chunks.is_empty() {
                     break;
@@ -242,7 +237,7 @@ impl<'a> Subscriptions<'a> {
                 let is_new = |index: &ChunkIndex| !announced.iter().any(|announced| announced.has(*index));
                 let chunks: Vec<ChunkIndex> = have.iter().filter(is_new).collect();
                 self.all.push(subscription);
-                for chunks in chunks.chunks(GOT_MAX) {
+                for chunks in chunks.chunks(GOT_CHUNKS_MAX) {
                     writer.send(&PeerResponse::Got { file, chunks: chunks.to_vec() })?;
                 }
             }

@@ -1,7 +1,7 @@
 //! Tests of a tracker that keeps files, with simulated volunteers and an executor that act at once.
 
 use super::super::{KeepRules, Remembered, Rules, Tracker};
-use crate::content::{ChunkIndex, FileId, FileName, Layout, Md5, PeerName};
+use crate::content::{ChunkIndex, FileId, FileName, Layout, Md5, PeerName, limits};
 use crate::protocol::ErrorCode;
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::tracker::{FileSummary, Registration, Token, TrackerRequest, TrackerResponse};
@@ -481,6 +481,30 @@ fn a_rebuild_retries_with_a_pause_while_no_reporter_delivers_the_manifest() {
     world.unreachable.clear();
     (0..70).for_each(|_| world.wait(5 * SECOND));
     assert_eq!(world.tracker.status(world.now).files_known, 1);
+}
+
+#[test]
+fn false_reports_of_unknown_files_leave_no_state_behind() {
+    let mut world = World::new(false, true);
+    world.unreachable.insert(7001);
+    let held =
+        |file| BTreeMap::from([(FileId([file; 32]), BTreeSet::from([ChunkIndex(0), ChunkIndex(u32::MAX)]))]);
+    world.join_with(1, held(1));
+    assert!(world.tracker.keeping.as_ref().unwrap().next_adoption().is_some());
+    world.leave(1);
+    world.wait(400 * SECOND);
+    assert_eq!(world.tracker.keeping.as_ref().unwrap().next_adoption(), None);
+    // Without --rebuild, the log names a limited number of such files.
+    let mut world = World::new(false, false);
+    world.join(1);
+    let before = world.notes.len();
+    for number in 0..=limits::UNKNOWN_FILES_NAMED_MAX as u64 {
+        let mut id = [9; 32];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        let kept = kept(FileId(id));
+        world.say(1, VolunteerReport::Holds { kept, held: vec![ChunkIndex(0)], checked: true });
+    }
+    assert_eq!(world.notes.len() - before, limits::UNKNOWN_FILES_NAMED_MAX);
 }
 
 #[test]
