@@ -232,7 +232,7 @@ impl Attacker {
         let (file, index) = (self.file, self.index());
         match self.random.u8(..9) {
             0 => PeerResponse::Got { file, chunks: self.indices() },
-            1 => PeerResponse::Coming { file, index },
+            1 => PeerResponse::Coming { file: Some(file), index },
             2 => PeerResponse::Place { file, ring: self.random.u8(..), peer: self.address() },
             3 => PeerResponse::Peers {
                 file,
