@@ -3,6 +3,7 @@
 //! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
 //! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
+mod address_space;
 pub mod blocked_channel;
 pub mod dial;
 pub mod endpoint;
@@ -16,6 +17,7 @@ pub mod multicast;
 pub mod ports;
 pub mod process_clock;
 pub mod rate_limit;
+mod repeated_warning;
 mod request_stream;
 pub mod shutdown;
 pub mod source_address;

@@ -1,5 +1,6 @@
 //! Named threads with small stacks, spawned in groups that are joined at shutdown.
 
+use super::address_space;
 use crate::content::limits::STACK_BYTES;
 use crate::sync::lock;
 // Of `core`: the replacement that model checks interleavings in `std` needs no counter.
@@ -36,9 +37,13 @@ impl Threads {
     /// Spawns a thread in this group.
     ///
     /// # Errors
-    /// The system refuses another thread.
+    /// The system refuses another thread, or the limit on the address space leaves no room for one.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let handle = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)?;
+        let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        let handle = match address_space::limit() {
+            None => builder.spawn(run)?,
+            Some(limit) => address_space::spawn(builder, limit, run)?,
+        };
         UNJOINED.fetch_add(1, Ordering::SeqCst);
         let mut handles = self.handles();
         // Threads that have ended are joined now and then, so that the list does not grow without limit.
@@ -128,6 +133,7 @@ impl Threads {
 #[cfg(test)]
 impl Drop for Group {
     fn drop(&mut self) {
+        use io::Write as _;
         let unjoined = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         if unjoined.is_empty() || std::thread::panicking() {
             return;
@@ -136,7 +142,7 @@ impl Drop for Group {
         let own = std::thread::current().id();
         if unjoined.iter().any(|handle| handle.thread().id() == own) {
             // A panic in this thread would not fail the test.
-            eprintln!("{names:?} were never joined");
+            let _ = writeln!(io::stderr(), "{names:?} were never joined");
             std::process::abort();
         }
         panic!("{names:?} were never joined");
