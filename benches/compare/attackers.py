@@ -26,9 +26,9 @@ class Holders:
     def __init__(self, tracker, whole):
         self.tracker, self.whole, self.all = endpoint(tracker), whole, []
 
-    def add(self, host, port):
+    def add(self, host, port, **advertised):
         tracker = bad_peer.Tracker(self.tracker, host)
-        registered = tracker.ask(type="register", name=f"bad{len(self.all)}", port=port)
+        registered = tracker.ask(type="register", name=f"bad{len(self.all)}", port=port, **advertised)
         name, chunks = os.path.basename(self.whole.path), self.whole.count
         file = {"id": self.whole.id, "name": name, "size": self.whole.size, "chunks": chunks}
         answer = tracker.ask(type="announce", token=registered["token"], file=file, held=chunks)
@@ -45,8 +45,17 @@ class Holders:
             time.sleep(max(0.1, self.pause - (time.monotonic() - began)))
 
 
+def advertised(count, tracker, whole):
+    """Holders that one host registers, each with another address that does not exist."""
+    holders = Holders(tracker, whole)
+    for number in range(count):
+        holders.add(source(0), 1_000 + number, advertise=f"10.99.{number // 250}.{number % 250 + 1}:7000")
+    print("ready", flush=True)
+    holders.renew()
+
+
 def dead(count, tracker, whole):
-    """Holders whose addresses do not answer: the queue of the listening socket is full, so connections time out."""
+    """Hosts whose addresses do not answer, each of them a holder: the queue of the listening socket is full, so connections time out."""
     listener = socket.socket()
     listener.bind(("0.0.0.0", 0))
     listener.listen(0)
@@ -105,6 +114,7 @@ def main():
     kind, count, tracker, seeder, path, chunk_size = sys.argv[1:]
     whole = bad_peer.Whole(path, int(chunk_size))
     match kind:
+        case "advertised": advertised(int(count), tracker, whole)
         case "dead": dead(int(count), tracker, whole)
         case "sources": bad_sources(int(count), tracker, whole)
         case "readers": slow_readers(int(count), seeder, whole)
