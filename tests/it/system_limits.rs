@@ -58,7 +58,7 @@ fn is_served(address: SocketAddr) -> bool {
 
 #[test]
 fn at_the_limit_on_address_space_connections_are_refused_and_the_programs_continue() {
-    for mebibytes in [48, 100, 200, 400] {
+    for mebibytes in [64, 100, 200, 400] {
         let place = place();
         let dir = place.path();
         let setting = format!("ulimit -v {}", mebibytes * 1024);
