@@ -3,7 +3,6 @@
 //! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
 //! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
-mod address_space;
 pub mod blocked_channel;
 pub mod dial;
 pub mod endpoint;

@@ -1,6 +1,5 @@
 //! Named threads with small stacks, spawned in groups that are joined at shutdown.
 
-use super::address_space;
 use crate::content::limits::STACK_BYTES;
 use crate::sync::lock;
 // Of `core`: the replacement that model checks interleavings in `std` needs no counter.
@@ -37,13 +36,9 @@ impl Threads {
     /// Spawns a thread in this group.
     ///
     /// # Errors
-    /// The system refuses another thread, or the limit on the address space leaves no room for one.
+    /// The system refuses another thread.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
-        let handle = match address_space::limit() {
-            None => builder.spawn(run)?,
-            Some(limit) => address_space::spawn(builder, limit, run)?,
-        };
+        let handle = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)?;
         UNJOINED.fetch_add(1, Ordering::SeqCst);
         let mut handles = self.handles();
         // Threads that have ended are joined now and then, so that the list does not grow without limit.

@@ -5,23 +5,6 @@
 
 mod instead;
 
-/// Stands for the limit on the address space: there is none.
-mod address_space {
-    use crate::instead::thread::{Builder, JoinHandle};
-
-    pub fn limit() -> Option<u64> {
-        None
-    }
-
-    pub fn spawn(
-        builder: Builder,
-        _: u64,
-        run: impl FnOnce() + Send + 'static,
-    ) -> std::io::Result<JoinHandle<()>> {
-        builder.spawn(run)
-    }
-}
-
 mod shutdown {
     include!(concat!(env!("OUT_DIR"), "/shutdown.rs"));
 }
