@@ -1,5 +1,6 @@
 //! `client`: completes a chunk folder, or shares a plain folder.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::Parser;
 use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags};

@@ -1,5 +1,6 @@
 //! `leecher`: downloads files from all peers that offer them.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::Parser;
 use shoal::cli::confirm::{self, DestinationFlags};

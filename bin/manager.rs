@@ -1,5 +1,6 @@
 //! `manager`: keeps the list of active peers and sends it to all of them.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::{Parser, Subcommand};
 use shoal::cli::flags::{self, ConnectionsFlag, DiscoveryFlag, LeaseFlags, TimeoutFlags};

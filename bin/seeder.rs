@@ -1,5 +1,6 @@
 //! `seeder`: shares files with tickets, or through a tracker.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::Parser;
 use shoal::cli::flags::{self, DiscoveryFlag, ServeFlags};

@@ -1,5 +1,6 @@
 //! `tracker`: answers lookups for files and peers, and replicates files at volunteers.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::{Parser, Subcommand};
 use shoal::cli::flags::{

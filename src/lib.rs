@@ -173,6 +173,8 @@
 //! | exit codes | [`cli::exit`] |
 //! | all programs together | `examples/demo` |
 #![forbid(unsafe_code)]
+// They panic if the output is closed or full; `cli::console` writes.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod cli;
 pub mod content;

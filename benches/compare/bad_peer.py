@@ -6,8 +6,9 @@ nothing; it opens connections to each address that it reads from standard input,
 """
 
 import hashlib, json, os, resource, socket, sys, threading, time
+from rig import protocol_version
 
-VERSION, PADDED, TEBIBYTE = 3, 160, 1 << 40
+VERSION, PADDED, TEBIBYTE = protocol_version(), 160, 1 << 40
 KINDS = {
     "wrong bytes": "every chunk has one wrong byte",
     "silent": "accepts connections and sends nothing",
@@ -47,8 +48,9 @@ class Whole:
 class Tracker:
     """Datagrams to a tracker."""
 
-    def __init__(self, address):
+    def __init__(self, address, source=""):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((source, 0))
         self.socket.connect(address)
         self.socket.settimeout(0.2)
         self.cookie, self.number = None, 0
@@ -71,9 +73,9 @@ class Tracker:
 
 
 class Peer:
-    def __init__(self, kind, whole):
+    def __init__(self, kind, whole, host="127.0.0.1"):
         self.kind, self.whole = kind, whole
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.listener = socket.create_server((host, 0), backlog=128)
         self.address = self.listener.getsockname()
 
     def register(self, tracker):

@@ -8,6 +8,7 @@
 //! Invariant: an argument is kept, gets one more dash, or causes a usage error. Its bytes never change, so paths need
 //! not be UTF-8. Arguments after `--` are kept.
 
+use super::console::print_error;
 use super::help;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory, Parser};
@@ -32,7 +33,7 @@ pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> T {
         if error.use_stderr()
             && let Some(example) = help::example(T::command().get_name())
         {
-            eprintln!("{example}");
+            print_error(&example);
         }
         std::process::exit(error.exit_code())
     })

@@ -1,6 +1,7 @@
 //! `leecher --clean`: lists the part files that interrupted downloads have left, and removes them.
 
 use super::confirm;
+use super::console::print_error;
 use super::line::escaped;
 use crate::content::fmt::{counted, size};
 use crate::net::Shutdown;
@@ -22,7 +23,7 @@ pub fn run(folder: &Path, yes: bool, shutdown: &Shutdown) -> Result<(), RoleErro
         log::info!("{} is kept: {why}", path.display());
     }
     if found.unused.is_empty() {
-        eprintln!("{} has no unused part files", folder.display());
+        print_error(&format!("{} has no unused part files", folder.display()));
         return Ok(());
     }
     let lines: String = found

@@ -7,11 +7,21 @@
 use super::screen::Screen;
 use crate::sync::lock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Most drawings of the progress bars in a second.
 const DRAWS_PER_SECOND_MAX: u8 = 20;
+
+/// Time that a log line waits until stderr takes it.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Bytes that a pipe takes without blocking if it is ready (`PIPE_BUF` of Linux).
+const PIPE_BYTES: usize = 4096;
 
 /// Prints text above the input line of the prompt. It must not block.
 pub type Printer = Box<dyn Fn(String) + Send>;
@@ -30,6 +40,8 @@ pub struct Console {
     /// Creates the target of the progress bars while there is no prompt.
     target: Arc<dyn Fn() -> ProgressDrawTarget + Send + Sync>,
     prompting: Arc<Mutex<Prompting>>,
+    /// Log lines that stderr did not take, since the last one that it took.
+    lost: Arc<AtomicU64>,
 }
 
 impl Console {
@@ -49,7 +61,12 @@ impl Console {
     /// A console whose progress bars draw to `target`, while there is no prompt.
     pub(super) fn on(target: impl Fn() -> ProgressDrawTarget + Send + Sync + 'static) -> Self {
         let bars = MultiProgress::with_draw_target(target());
-        Self { bars, target: Arc::new(target), prompting: Arc::new(Mutex::new(Prompting::No)) }
+        Self {
+            bars,
+            target: Arc::new(target),
+            prompting: Arc::new(Mutex::new(Prompting::No)),
+            lost: Arc::default(),
+        }
     }
 
     fn prompting(&self) -> MutexGuard<'_, Prompting> {
@@ -86,12 +103,38 @@ impl Console {
         }
     }
 
-    /// Writes log lines to stderr, or above the input line of the prompt.
+    /// Writes log lines to stderr, or above the input line of the prompt. Lines that stderr does not take within
+    /// [`STDERR_TIMEOUT`] are lost and counted: a program whose output is not read must not stop.
     pub(super) fn log(&self, text: &[u8]) -> io::Result<()> {
         match self.print_above_prompt(text) {
             true => Ok(()),
-            false => self.bars.suspend(|| io::stderr().lock().write_all(text)),
+            false => self.bars.suspend(|| self.write_log(&mut io::stderr().lock(), text)),
         }
+    }
+
+    fn write_log(&self, out: &mut (impl Write + AsFd), text: &[u8]) -> io::Result<()> {
+        let lost = self.lost.load(Ordering::Relaxed);
+        // After a loss it is not awaited again.
+        let wait = if lost == 0 { STDERR_TIMEOUT } else { Duration::ZERO };
+        if !takes(out, wait) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        if lost > 0 {
+            self.lost.fetch_sub(lost, Ordering::Relaxed);
+            let lines = if lost == 1 { "1 log line was" } else { &format!("{lost} log lines were") };
+            all = format!("{lines} not shown: the output was not read\n").into_bytes();
+        }
+        all.extend(text);
+        for (number, part) in all.chunks(PIPE_BYTES).enumerate() {
+            if number > 0 && !takes(out, wait) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            out.write_all(part)?;
+        }
+        Ok(())
     }
 
     /// Writes a result to stderr: standard output is used for something else.
@@ -111,6 +154,18 @@ impl Console {
     }
 }
 
+/// Waits until a file can be written to without blocking. An error counts as ready: the write then returns it.
+fn takes(out: &impl AsFd, wait: Duration) -> bool {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+    let mut polled = [PollFd::new(out, PollFlags::OUT)];
+    !matches!(poll(&mut polled, Some(&timeout)), Ok(0))
+}
+
+/// Writes a line to stderr. A write error is ignored: a closed terminal does not change the exit code.
+pub(super) fn print_error(line: &str) {
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Draws to stderr; draws nothing if stderr is not a terminal.
 fn terminal() -> ProgressDrawTarget {
     match io::stderr().is_terminal() {
@@ -122,6 +177,24 @@ fn terminal() -> ProgressDrawTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_a_full_pipe_does_not_take_are_counted_and_reported() {
+        let console = Console::hidden();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let line = [b'x'; PIPE_BYTES];
+        let mut written = 0;
+        while console.lost.load(Ordering::Relaxed) < 2 {
+            console.write_log(&mut writer, &line).unwrap();
+            written += 1;
+        }
+        let mut taken = vec![0; line.len() * (written - 2)];
+        io::Read::read_exact(&mut reader, &mut taken).unwrap();
+        console.write_log(&mut writer, b"last\n").unwrap();
+        drop(writer);
+        let rest = io::read_to_string(reader).unwrap();
+        assert_eq!(rest, "2 log lines were not shown: the output was not read\nlast\n");
+    }
 
     #[test]
     fn printer_receives_all_text_while_the_prompt_is_active() {

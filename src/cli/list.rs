@@ -1,5 +1,6 @@
 //! `leecher --list`: the files that a tracker knows, as a table on standard output.
 
+use super::console::print_error;
 use super::table;
 use crate::net::{Endpoint, Shutdown, Timeouts};
 use crate::report::Fault;
@@ -27,7 +28,8 @@ pub fn run(tracker: &Endpoint, long: bool, timeouts: Timeouts, shutdown: &Shutdo
         }
     };
     if found.is_empty() {
-        eprintln!("the tracker on {tracker} knows no files; {}", next_step::share_with_tracker(tracker));
+        let advice = next_step::share_with_tracker(tracker);
+        print_error(&format!("the tracker on {tracker} knows no files; {advice}"));
         return Ok(());
     }
     // A reader such as `head` may close the pipe early: a write error is ignored.

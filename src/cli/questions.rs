@@ -3,6 +3,7 @@
 //! Invariant: an answer that cannot be used is refused with the reason and asked for again; the answers become the
 //! arguments that a user would have typed.
 
+use super::console::print_error;
 use super::folder::{self, FolderKind};
 use crate::content::PeerName;
 use crate::content::limits::MANAGER_ADDRESS;
@@ -43,7 +44,7 @@ pub fn client_arguments(arguments: Vec<OsString>) -> Option<Vec<OsString>> {
     complete.extend(rest.iter().cloned());
     if is_asked {
         let words: Vec<String> = complete[1..].iter().map(|word| quoted(&word.to_string_lossy())).collect();
-        eprintln!("the same without questions: client {}", words.join(" "));
+        print_error(&format!("the same without questions: client {}", words.join(" ")));
     }
     Some(complete)
 }

@@ -2,7 +2,9 @@
 //!
 //! Invariant: an error is logged with its cause and has an exit code.
 
+use super::console::print_error;
 use super::receivers::ReceiverTable;
+use super::signals::block_unwanted;
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::net::{Shutdown, start_process_clock, unjoined_count};
 use crate::report::Fault;
@@ -18,12 +20,13 @@ pub fn run(
     log: &LogOptions,
     body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), RoleError>,
 ) -> std::process::ExitCode {
+    block_unwanted();
     allow_many_files();
     let shutdown = Shutdown::new();
     let console = match logging::init(log) {
         Ok(console) => console,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            print_error(&format!("error: {error:#}"));
             return ExitCode::FileAccess.into();
         }
     };

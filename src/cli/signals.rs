@@ -8,6 +8,7 @@ use super::exit::ExitCode;
 use super::terminal;
 use crate::sync::lock;
 use anyhow::Context;
+use nix::sys::signal::{SigSet, Signal as BlockedSignal};
 use rustix::process::{Signal, getpid, kill_process};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -18,6 +19,27 @@ static NEXT_HANDLER: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 static OWN_SIGNAL: Mutex<Option<Instant>> = Mutex::new(None);
 /// Maximum time for the delivery of a signal that this process sent to itself.
 const OWN_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Blocks SIGXFSZ, so that a write above the limit on file sizes (`ulimit -f`) is an error and does not end the process.
+/// Blocks SIGHUP if the program was started with that signal ignored, as by `nohup`: the end of a terminal then changes
+/// nothing. To be called before the first thread is started: threads inherit the blocked signals.
+pub fn block_unwanted() {
+    let mut signals = SigSet::empty();
+    signals.add(BlockedSignal::SIGXFSZ);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if is_ignored(&status, BlockedSignal::SIGHUP) {
+        signals.add(BlockedSignal::SIGHUP);
+    }
+    // A failure is ignored: the signals then have the actions of the system.
+    let _ = signals.thread_block();
+}
+
+/// Whether a process ignores a signal, by the text of its `/proc/PID/status`.
+fn is_ignored(status: &str, signal: BlockedSignal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)
+}
 
 /// Calls `f` at the first SIGINT, SIGTERM or SIGHUP, in a thread of its own, so that `f` may block. The second signal
 /// ends the process with [`ExitCode::Interrupted`], even while `f` runs.
@@ -81,6 +103,13 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Child, Command, Stdio};
 
+    #[test]
+    fn an_ignored_signal_is_found_in_the_status_of_a_process() {
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n";
+        assert!(is_ignored(status, BlockedSignal::SIGHUP) && is_ignored(status, BlockedSignal::SIGPIPE));
+        assert!(!is_ignored(status, BlockedSignal::SIGINT) && !is_ignored("", BlockedSignal::SIGHUP));
+    }
+
     const CHILD: &str = "SHOAL_TEST_WAITS_FOR_SIGNALS";
 
     /// The child process of the test below; without the environment variable it does nothing.
@@ -90,7 +119,7 @@ mod tests {
             return;
         }
         on_interrupt(|| {
-            println!("\nfirst");
+            let _ = std::io::stdout().write_all(b"\nfirst\n");
             let _ = std::io::stdout().flush();
             // The handler never returns; the second signal must end the process nevertheless.
             loop {
@@ -98,7 +127,7 @@ mod tests {
             }
         })
         .unwrap();
-        println!("\nready");
+        std::io::stdout().write_all(b"\nready\n").unwrap();
         loop {
             std::thread::park();
         }

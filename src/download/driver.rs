@@ -14,6 +14,7 @@ use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVA
 use crate::download::summary::Tally;
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::PeerAddress;
+use crate::report::LimitedLines;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::{DOWNLOADING, ShownBytes, Watch};
 use crate::storage::{StoreError, StreamFile};
@@ -153,6 +154,7 @@ fn run_with(
         subscribe: true,
         limit,
         timeouts,
+        lines: LimitedLines::default(),
     };
     let all = destination.stream().is_none();
     let written = destination.stream().map_or_else(never, |stream| stream.written().clone());

@@ -2,6 +2,7 @@
 
 use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
 use crate::net::{RateLimit, StreamError, Timeouts};
+use crate::report::LimitedLines;
 use crate::storage::{ChunkSink, StoreError};
 use crate::swarm::picker::SourceId;
 use crate::upload::relay::Relay;
@@ -55,6 +56,8 @@ pub struct Job {
     pub limit: Option<RateLimit>,
     /// Timeouts of the connections to sources.
     pub timeouts: Timeouts,
+    /// Log lines that sources cause.
+    pub lines: LimitedLines,
 }
 
 /// A verified and stored chunk.

@@ -18,6 +18,7 @@ use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Threads};
 use crate::protocol::peer::{PeerRequest, PeerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::storage::LargeChunkOutcome;
+use crate::swarm::line_limit::LineKind;
 use crate::swarm::picker::SourceId;
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender};
@@ -294,7 +295,8 @@ impl SourceReader {
                             }
                             _ => {
                                 let (address, cause) = (&source.address, describe(code));
-                                log::info!("{address} refused chunk {index}: {text} ({cause})");
+                                let line = || format!("{address} refused chunk {index}: {text} ({cause})");
+                                job.lines.info(address.first().ip(), LineKind::Refusals, line);
                                 SourceUpdate::Refused(index)
                             }
                         });

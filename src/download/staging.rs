@@ -3,6 +3,7 @@
 use super::events::{Expected, Job};
 use crate::content::{ChunkIndex, Digest, FileId};
 use crate::net::Timeouts;
+use crate::report::LimitedLines;
 use crate::storage::{ChunkSink, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -39,5 +40,6 @@ pub(super) fn job(count: u32, sink: Arc<dyn ChunkSink>) -> Job {
         subscribe: true,
         limit: None,
         timeouts: Timeouts::default(),
+        lines: LimitedLines::default(),
     }
 }

@@ -5,6 +5,7 @@
 //! never evicted.
 
 use super::listening::{BindError, Listening};
+use super::repeated_warning::RepeatedWarning;
 use super::{FrameReader, Shutdown, StreamError, Threads};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
@@ -92,6 +93,7 @@ impl Listener {
             connections: Arc::default(),
             threads: threads.clone(),
             shutdown: shutdown.clone(),
+            warnings: Warnings::default(),
             handle: Arc::new(handle),
         });
         acceptor.start(self.socket)?;
@@ -202,6 +204,14 @@ fn most_frequent(all: impl Iterator<Item = IpAddr>) -> Option<(IpAddr, usize)> {
     counts.into_iter().max_by_key(|(_, count)| *count)
 }
 
+/// Warnings of the accept loop. Any host can cause them.
+#[derive(Default)]
+struct Warnings {
+    accept: RepeatedWarning,
+    full: RepeatedWarning,
+    thread: RepeatedWarning,
+}
+
 struct Acceptor<H> {
     name: &'static str,
     connections_max: usize,
@@ -210,6 +220,7 @@ struct Acceptor<H> {
     connections: Arc<Mutex<Connections>>,
     threads: Threads,
     shutdown: Shutdown,
+    warnings: Warnings,
     handle: Arc<H>,
 }
 
@@ -258,7 +269,7 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    log::warn!("cannot accept a connection: {error}");
+                    self.warnings.accept.log(|| format!("cannot accept a connection: {error}"));
                     lock(&self.connections).evict();
                     self.shutdown.wait(ACCEPT_RETRY_INTERVAL);
                 }
@@ -267,12 +278,16 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
     }
 
     fn log_full(&self) {
+        self.warnings.full.log(|| self.full_text());
+    }
+
+    fn full_text(&self) -> String {
         let top = most_frequent(lock(&self.connections).open.values().map(|connection| connection.from));
         let origin = top.map(|(ip, count)| format!("; {count} of them from {ip}")).unwrap_or_default();
-        log::warn!(
+        format!(
             "connection limit reached: {} open{origin}; a new connection replaces an idle one or is closed",
             self.connections_max
-        );
+        )
     }
 
     /// Starts the thread of a connection, if the limit or an eviction permits it. Returns whether the limit was
@@ -290,7 +305,10 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
             }
         });
         if let Err(error) = &spawned {
-            log::warn!("connection from {from} closed: cannot start a thread: {error}");
+            let text = || format!("connection from {from} closed: cannot start a thread: {error}");
+            self.warnings.thread.log(text);
+            // Its thread and memory are free for the next connection.
+            lock(&self.connections).evict();
         }
         full
     }

@@ -16,6 +16,7 @@ pub mod multicast;
 pub mod ports;
 pub mod process_clock;
 pub mod rate_limit;
+mod repeated_warning;
 mod request_stream;
 pub mod shutdown;
 pub mod source_address;

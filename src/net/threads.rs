@@ -128,6 +128,7 @@ impl Threads {
 #[cfg(test)]
 impl Drop for Group {
     fn drop(&mut self) {
+        use io::Write as _;
         let unjoined = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         if unjoined.is_empty() || std::thread::panicking() {
             return;
@@ -136,7 +137,7 @@ impl Drop for Group {
         let own = std::thread::current().id();
         if unjoined.iter().any(|handle| handle.thread().id() == own) {
             // A panic in this thread would not fail the test.
-            eprintln!("{names:?} were never joined");
+            let _ = writeln!(io::stderr(), "{names:?} were never joined");
             std::process::abort();
         }
         panic!("{names:?} were never joined");

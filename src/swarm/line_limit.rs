@@ -24,6 +24,10 @@ pub enum LineKind {
     Files,
     /// Chunk sets.
     Sets,
+    /// Downloads from this program.
+    Downloads,
+    /// Refused requests of this program.
+    Refusals,
     /// All other requests.
     Others,
 }
@@ -54,6 +58,8 @@ impl fmt::Display for LineKind {
             LineKind::Departures => "leaving peers",
             LineKind::Files => "announced files",
             LineKind::Sets => "chunk sets",
+            LineKind::Downloads => "downloads",
+            LineKind::Refusals => "refused requests",
             LineKind::Others => "other requests",
         })
     }
@@ -76,6 +82,13 @@ pub struct Suppressed {
     pub kind: LineKind,
     /// Their number.
     pub lines: u64,
+}
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = self.source.map_or_else(|| "many addresses".to_owned(), |ip| ip.to_string());
+        write!(formatter, "{} further lines about {} of {of} were not logged", self.lines, self.kind)
+    }
 }
 
 /// The limit.

@@ -41,6 +41,11 @@ impl Drop for UploadSlot<'_> {
 }
 
 impl UploadSlot<'_> {
+    /// Whether the receiver took nothing for some time in this transfer.
+    pub fn has_stalled(&self) -> bool {
+        lock(&self.limit.slots).has_stalled(self.limit.now(), self.id)
+    }
+
     /// Waits until `bytes` may be sent, and for another slot if this one was given away, or for the shutdown. The caller
     /// sends the bytes at once.
     pub fn throttle(&self, bytes: u64, shutdown: &Shutdown) {
@@ -64,10 +69,11 @@ impl UploadLimit {
         }
     }
 
-    /// Waits for a free slot for a source address. `None` at the shutdown, or if all slots are in use for
+    /// Waits for a free slot for a source address. If `comes_last`, as after a transfer that has stalled, others of
+    /// that address come first. `None` at the shutdown, or if all slots are in use for
     /// [`UPLOAD_SLOT_TIMEOUT`].
-    pub fn slot(&self, from: IpAddr, shutdown: &Shutdown) -> Option<UploadSlot<'_>> {
-        let id = lock(&self.slots).request(Source::of(from));
+    pub fn slot(&self, from: IpAddr, comes_last: bool, shutdown: &Shutdown) -> Option<UploadSlot<'_>> {
+        let id = lock(&self.slots).request(Source::of(from), comes_last);
         let slot = UploadSlot { limit: self, id };
         self.wait_for_slot(id, shutdown).then_some(slot)
     }
@@ -103,21 +109,21 @@ mod tests {
     #[test]
     fn low_limit_has_one_slot_and_shutdown_ends_waits() {
         let (limit, shutdown) = (UploadLimit::new(1_000), Shutdown::new());
-        let first = limit.slot(PEER, &shutdown);
+        let first = limit.slot(PEER, false, &shutdown);
         assert!(first.is_some());
         drop(first);
-        let second = limit.slot(PEER, &shutdown).expect("the first slot was released");
+        let second = limit.slot(PEER, false, &shutdown).expect("the first slot was released");
         shutdown.trigger();
-        assert!(limit.slot(PEER, &shutdown).is_none());
+        assert!(limit.slot(PEER, false, &shutdown).is_none());
         second.throttle(1 << 40, &shutdown);
     }
 
     #[test]
     fn a_waiting_request_gets_the_slot_that_becomes_free() {
         let (limit, shutdown) = (UploadLimit::new(1_000), Shutdown::new());
-        let first = limit.slot(PEER, &shutdown).unwrap();
+        let first = limit.slot(PEER, false, &shutdown).unwrap();
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| limit.slot(PEER, &shutdown).is_some());
+            let waits = scope.spawn(|| limit.slot(PEER, false, &shutdown).is_some());
             drop(first);
             assert!(waits.join().unwrap());
         });

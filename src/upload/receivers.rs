@@ -6,7 +6,9 @@ use crate::content::FileId;
 use crate::content::PeerName;
 use crate::content::fmt::elapsed;
 use crate::protocol::tracker::FileSummary;
+use crate::report::LimitedLines;
 use crate::swarm::distribution::{CompletionReport, Distribution, DistributionView, ReceiverKey};
+use crate::swarm::line_limit::LineKind;
 use crate::sync::lock;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +29,8 @@ struct Inner {
     state: Mutex<Option<State>>,
     reported: (Sender<()>, Receiver<()>),
     sent_bytes: AtomicU64,
+    /// Limit on the lines that other hosts cause.
+    lines: LimitedLines,
 }
 
 /// State of a program that records.
@@ -40,7 +44,8 @@ struct State {
 impl Default for Receivers {
     fn default() -> Self {
         let (state, sent_bytes) = (Mutex::default(), AtomicU64::new(0));
-        Self(Arc::new(Inner { started: Instant::now(), state, reported: bounded(1), sent_bytes }))
+        let (started, lines) = (Instant::now(), LimitedLines::default());
+        Self(Arc::new(Inner { started, state, reported: bounded(1), sent_bytes, lines }))
     }
 }
 
@@ -95,7 +100,8 @@ impl Receivers {
         // A program that does not record logs each report.
         if is_new.unwrap_or(true) {
             let CompletionReport { label, name, .. } = completion;
-            log::info!("{name} at {} has downloaded {label}", key.ip);
+            let line = || format!("{name} at {} has downloaded {label}", key.ip);
+            self.0.lines.info(key.ip, LineKind::Downloads, line);
             let _ = self.0.reported.0.try_send(());
         }
     }
@@ -193,11 +199,14 @@ impl ReceiverConnection {
 
     /// Logs the downloads of this connection, at its end. `name` returns the name of a file.
     pub(super) fn log_downloads(&self, name: impl Fn(FileId) -> String) {
-        let level = if self.receivers.is_recording() { log::Level::Info } else { log::Level::Debug };
         for (file, Served { bytes, times }) in std::mem::take(&mut *lock(&self.downloads)) {
             let Some((began, ended)) = times else { continue };
             let took = elapsed(ended.saturating_duration_since(began));
-            log::log!(level, "sent {bytes} bytes of {} to {} in {took}", name(file), self.peer);
+            let line = || format!("sent {bytes} bytes of {} to {} in {took}", name(file), self.peer);
+            match self.receivers.is_recording() {
+                true => self.receivers.0.lines.info(self.key.ip, LineKind::Downloads, line),
+                false => log::debug!("{}", line()),
+            }
         }
     }
 }

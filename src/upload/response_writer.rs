@@ -20,6 +20,7 @@ use crate::storage::StoreError;
 use crate::swarm::distribution::CompletionReport;
 use crate::swarm::rings::Site;
 use crate::upload::offers::Offer;
+use crate::upload::rate_limit::UploadSlot;
 use crate::upload::receivers::ReceiverConnection;
 use crate::upload::subscribers::QueuedTransfer;
 use chunk_sender::ChunkSender;
@@ -36,6 +37,8 @@ pub(super) struct ResponseWriter<'a> {
     subscriptions: Subscriptions<'a>,
     chunk_sender: ChunkSender<'a>,
     receiver: ReceiverConnection,
+    /// Whether the receiver took nothing for some time in the last transfer of a chunk.
+    has_stalled: bool,
 }
 
 impl<'a> ResponseWriter<'a> {
@@ -51,7 +54,7 @@ impl<'a> ResponseWriter<'a> {
         let subscriptions = Subscriptions::new(context, serves, is_on_this_host);
         let chunk_sender = ChunkSender::new(context, from);
         let receiver = ReceiverConnection::new(context.offers.receivers(), from, address);
-        Self { context, writer, from, subscriptions, chunk_sender, receiver }
+        Self { context, writer, from, subscriptions, chunk_sender, receiver, has_stalled: false }
     }
 
     /// Answers requests until their queue is closed.
@@ -264,6 +267,11 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
+    /// Waits for an upload slot; `None` if all remain in use.
+    fn slot(&self) -> Result<Option<Option<UploadSlot<'a>>>, StreamError> {
+        self.context.slot(self.from.ip(), self.has_stalled)
+    }
+
     /// Sends a chunk that is stored or being received.
     fn send_chunk(&mut self, file: FileId, index: ChunkIndex) -> Result<(), StreamError> {
         let context = self.context;
@@ -276,10 +284,12 @@ impl<'a> ResponseWriter<'a> {
         };
         if matches!(stored, Err(StoreError::Missing(_))) {
             if let Some(partial) = context.offers.relay().get(file, index) {
-                let Some(slot) = context.slot(self.from.ip())? else { return self.refuse_busy(index) };
+                let Some(slot) = self.slot()? else { return self.refuse_busy(index) };
                 let tally = self.receiver.begin_send(file);
-                let part = (file, index);
-                return self.chunk_sender.relay(part, &partial, slot.as_ref(), tally, &mut self.writer);
+                let (sender, writer) = (&self.chunk_sender, &mut self.writer);
+                let sent = sender.relay((file, index), &partial, slot.as_ref(), tally, writer);
+                self.has_stalled = slot.is_some_and(|slot| slot.has_stalled());
+                return sent;
             }
             // Its last bytes may have been stored just now.
             stored = context.offers.stored(file, index).unwrap_or(stored);
@@ -290,10 +300,11 @@ impl<'a> ResponseWriter<'a> {
                     let text = format!("peer cannot read this chunk: {error}");
                     return self.refuse(ErrorCode::Internal, text, Some(index));
                 }
-                let Some(slot) = context.slot(self.from.ip())? else { return self.refuse_busy(index) };
+                let Some(slot) = self.slot()? else { return self.refuse_busy(index) };
                 let tally = self.receiver.begin_send(file);
                 let (sender, writer) = (&self.chunk_sender, &mut self.writer);
                 let sent = sender.send_stored((file, index), &stored, slot.as_ref(), tally, writer);
+                self.has_stalled = slot.is_some_and(|slot| slot.has_stalled());
                 if let Err(StreamError::Io(error)) = &sent {
                     context.report_read_error((file, index), &stored, error);
                 }

@@ -46,6 +46,7 @@ mod seeding;
 mod selection;
 mod serving;
 mod status;
+mod system_limits;
 mod ticket_downloads;
 mod tickets;
 mod timeouts;

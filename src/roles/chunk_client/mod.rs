@@ -25,6 +25,7 @@ use crate::download::events::{Job, SourceEvent};
 use crate::download::scheduler::DownloadScheduler;
 use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads};
 use crate::protocol::tracker::SetKey;
+use crate::report::LimitedLines;
 use crate::report::error::RoleError;
 use crate::report::next_step;
 use crate::report::watch::Watch;
@@ -174,6 +175,7 @@ fn serve_and_download(
         subscribe: false,
         limit: RateLimit::from_flag(config.download_limit),
         timeouts: config.serve.timeouts,
+        lines: LimitedLines::default(),
     };
     let mut have = Bitfield::none(set.count);
     held.iter().for_each(|chunk| _ = have.insert(chunk.index));

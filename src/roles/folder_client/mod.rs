@@ -17,12 +17,14 @@ use crate::download::completion::Reporter;
 use crate::download::finder::{CombinedFinder, Finder, Peers, PeersFinder, TrackerFinder};
 use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
+use crate::report::LimitedLines;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::{TotalProgress, Watch};
 use crate::roles::discoverable::of_peer;
 use crate::roles::on_complete::OnComplete;
 use crate::storage::SharedFolder;
 use crate::storage::leftovers::{self, Unfinished};
+use crate::swarm::line_limit::LineKind;
 use crate::sync::{lock, read, write};
 use crate::tracker_client::announcer::Announcer;
 use crate::tracker_client::lookup::Query;
@@ -191,6 +193,7 @@ impl Member {
             grace: never(),
             list_deadline: never(),
             failures,
+            lines: LimitedLines::default(),
         };
         threads.spawn("member", move || state.run(&session_events, &discoveries))?;
         if inner.config.shares {
@@ -387,6 +390,8 @@ struct PeerDirectory {
     /// Fires if the manager has not sent its list in time.
     list_deadline: Receiver<Instant>,
     failures: Sender<RoleError>,
+    /// Log lines about peers.
+    lines: LimitedLines,
 }
 
 impl PeerDirectory {
@@ -460,10 +465,12 @@ impl PeerDirectory {
     fn update(&self, peers: Vec<PeerSummary>) {
         let mut known = write(&self.inner.peers);
         for gone in known.iter().filter(|peer| !is_listed(peer, &peers)) {
-            log::info!("{} at {} disconnected", gone.name, gone.address);
+            let line = || format!("{} at {} disconnected", gone.name, gone.address);
+            self.lines.info(gone.address.first().ip(), LineKind::Departures, line);
         }
         for new in peers.iter().filter(|peer| !is_listed(peer, &known)) {
-            log::info!("{} at {} connected", new.name, new.address);
+            let line = || format!("{} at {} connected", new.name, new.address);
+            self.lines.info(new.address.first().ip(), LineKind::Joins, line);
         }
         if known.len() != peers.len() || peers.iter().any(|peer| !is_listed(peer, &known)) {
             log::info!("{} active", counted(peers.len() as u64, "other peer"));

@@ -10,7 +10,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
-use crate::swarm::line_limit::{LineKind, LineLimit, Suppressed};
+use crate::swarm::line_limit::{LineKind, LineLimit};
 use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
 use crate::swarm::reach::DialResult;
 use crate::sync::RunningClock;
@@ -95,9 +95,8 @@ impl<M: Machine> State<M> {
         let now = self.now();
         let effects = self.machine.tick(now);
         self.apply(effects);
-        for Suppressed { source, kind, lines } in self.lines.end_intervals(now) {
-            let of = source.map_or_else(|| "many addresses".to_owned(), |ip| ip.to_string());
-            log::warn!("{lines} further lines about {kind} of {of} were not logged");
+        for suppressed in self.lines.end_intervals(now) {
+            log::warn!("{suppressed}");
         }
     }
 

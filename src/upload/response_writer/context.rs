@@ -87,14 +87,18 @@ impl ResponseContext {
         }
     }
 
-    /// With an upload limit, waits for a free slot. `None` if all slots remain in use.
+    /// With an upload limit, waits for a free slot. `comes_last` is that of [`UploadLimit::slot`]. `None` if all slots remain in use.
     ///
     /// # Errors
     /// The shutdown.
-    pub(super) fn slot(&self, from: IpAddr) -> Result<Option<Option<UploadSlot<'_>>>, StreamError> {
+    pub(super) fn slot(
+        &self,
+        from: IpAddr,
+        comes_last: bool,
+    ) -> Result<Option<Option<UploadSlot<'_>>>, StreamError> {
         match &self.limit {
             Some(_) if self.shutdown.is_stopped() => Err(StreamError::Closed),
-            Some(limit) => Ok(limit.slot(from, &self.shutdown).map(Some)),
+            Some(limit) => Ok(limit.slot(from, comes_last, &self.shutdown).map(Some)),
             None => Ok(Some(None)),
         }
     }
