@@ -228,7 +228,7 @@ pub enum PeerResponse {
     Peers {
         /// Id of the file.
         file: FileId,
-        /// Addresses at which they serve, at most [`NAMED_PEERS_MAX`](crate::content::limits::NAMED_PEERS_MAX).
+        /// Addresses at which they serve, at most [`NAMED_PEERS_MAX`].
         #[serde(deserialize_with = "list::<NAMED_PEERS_MAX, _, _>")]
         peers: Vec<SocketAddr>,
     },
