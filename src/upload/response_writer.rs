@@ -24,7 +24,7 @@ use crate::upload::rate_limit::UploadSlot;
 use crate::upload::receivers::ReceiverConnection;
 use crate::upload::subscribers::QueuedTransfer;
 use chunk_sender::ChunkSender;
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::Receiver;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use subscriptions::{Subscriptions, Wakeup};
@@ -67,12 +67,14 @@ impl<'a> ResponseWriter<'a> {
     fn answer_all(&mut self, requests: &Receiver<PeerRequest>) -> Result<(), StreamError> {
         loop {
             match self.subscriptions.wait(requests) {
-                Wakeup::Request => match requests.try_recv() {
-                    Ok(request) => self.answer(request)?,
-                    Err(TryRecvError::Empty) => {}
-                    Err(TryRecvError::Disconnected) => return Ok(()),
-                },
-                Wakeup::Arrivals(at) => self.subscriptions.send_arrivals(at, &mut self.writer)?,
+                Wakeup::Request(request) => self.answer(request)?,
+                Wakeup::EndOfRequests => return Ok(()),
+                Wakeup::Arrival(at, index) => {
+                    self.subscriptions.send_arrivals((at, index), &mut self.writer)?;
+                }
+                Wakeup::Notice(at, notice) => {
+                    self.subscriptions.send_notice((at, notice), &mut self.writer)?;
+                }
                 Wakeup::Stored => self.subscriptions.announce_stored(&mut self.writer)?,
                 Wakeup::IntervalElapsed => {}
             }

@@ -10,7 +10,7 @@ use crate::swarm::rings::Site;
 use crate::upload::load::UploadUse;
 use crate::upload::relay::ArrivalSubscription;
 use crate::upload::subscribers::{JoinInfo, Notice, SubscriberId};
-use crossbeam_channel::{Receiver, Select, TryRecvError, never};
+use crossbeam_channel::{Receiver, Select, never};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,15 +38,20 @@ impl Subscription {
     }
 }
 
-/// Cause for which the writer thread of a connection wakes up.
+/// Cause for which the writer thread of a connection wakes up. Subscriptions are named by their position.
 pub(super) enum Wakeup {
-    /// The queue of requests is ready.
-    Request,
-    /// Arriving chunks or messages of a root are queued for the subscription with this position.
-    Arrivals(usize),
+    /// A request was received.
+    Request(PeerRequest),
+    /// The client sends no further requests.
+    EndOfRequests,
+    /// A chunk begins to arrive.
+    Arrival(usize, ChunkIndex),
+    /// This peer has a message as a root.
+    Notice(usize, Notice),
     /// Chunks have been stored.
     Stored,
-    /// The interval between two announcements has elapsed.
+    /// The interval between two announcements has elapsed. Announcements are included in the next wait, which has no
+    /// deadline: an idle connection does not wake up.
     IntervalElapsed,
 }
 
@@ -88,51 +93,71 @@ impl<'a> Subscriptions<'a> {
     }
 
     /// Waits for a request or an update.
-    pub fn wait(&self, requests: &Receiver<PeerRequest>) -> Wakeup {
+    pub fn wait(&mut self, requests: &Receiver<PeerRequest>) -> Wakeup {
+        let next = self.announced_at + GOT_INTERVAL;
+        let is_due = Instant::now() >= next;
         let mut select = Select::new();
-        let request = select.recv(requests);
+        select.recv(requests);
         for subscription in &self.all {
             select.recv(subscription.arrivals.chunks());
             select.recv(&subscription.notices);
         }
         // Stored chunks are announced at intervals: the receivers of a relayed chunk know it already from `coming`
         // messages.
-        let next = self.announced_at + GOT_INTERVAL;
-        let is_due = Instant::now() >= next;
         for subscription in self.all.iter().filter(|_| is_due) {
             select.recv(&subscription.progress_signal);
         }
-        let ready = match is_due {
-            true => Some(select.ready()),
-            false => select.ready_deadline(next).ok(),
+        // Not `ready`, which spins and yields the processor before it sleeps.
+        let selected = match is_due {
+            true => select.select(),
+            false => match select.select_deadline(next) {
+                Ok(selected) => selected,
+                Err(_) => return Wakeup::IntervalElapsed,
+            },
         };
-        match ready {
-            Some(ready) if ready == request => Wakeup::Request,
-            Some(ready) if ready <= 2 * self.all.len() => Wakeup::Arrivals((ready - 1) / 2),
-            Some(_) => Wakeup::Stored,
-            // Announcements are included in the next wait, which has no deadline: an idle connection does not wake up.
-            None => Wakeup::IntervalElapsed,
+        let Some(position) = selected.index().checked_sub(1) else {
+            return selected.recv(requests).map_or(Wakeup::EndOfRequests, Wakeup::Request);
+        };
+        let (at, is_notice) = (position / 2, position % 2 == 1);
+        if at >= self.all.len() {
+            let _ = selected.recv(&self.all[position - 2 * self.all.len()].progress_signal);
+            return Wakeup::Stored;
+        }
+        match is_notice {
+            true => match selected.recv(&self.all[at].notices) {
+                Ok(notice) => Wakeup::Notice(at, notice),
+                Err(_) => {
+                    self.all[at].notices = never();
+                    Wakeup::IntervalElapsed
+                }
+            },
+            false => match selected.recv(self.all[at].arrivals.chunks()) {
+                Ok(index) => Wakeup::Arrival(at, index),
+                Err(_) => Wakeup::IntervalElapsed,
+            },
         }
     }
 
-    /// Sends one `coming` message, and one message of this root, if queued.
-    pub fn send_arrivals(&mut self, at: usize, writer: &mut FrameWriter) -> Result<(), StreamError> {
+    /// Sends a `coming` message for a chunk and for each one that is queued behind it.
+    pub fn send_arrivals(
+        &self,
+        (at, first): (usize, ChunkIndex),
+        writer: &mut FrameWriter,
+    ) -> Result<(), StreamError> {
+        let Some(Subscription { file, arrivals, .. }) = self.all.get(at) else { return Ok(()) };
         let is_only_file = self.all.windows(2).all(|pair| pair[0].file == pair[1].file);
-        let Some(Subscription { file, arrivals, notices, .. }) = self.all.get_mut(at) else {
-            return Ok(());
-        };
-        if let Ok(index) = arrivals.chunks().try_recv() {
-            let file = (!is_only_file).then_some(*file);
-            writer.send(&PeerResponse::Coming { file, index })?;
-        }
-        match notices.try_recv() {
-            Ok(notice) => send_notice(*file, notice, writer),
-            Err(TryRecvError::Empty) => Ok(()),
-            Err(TryRecvError::Disconnected) => {
-                *notices = never();
-                Ok(())
-            }
-        }
+        let file = (!is_only_file).then_some(*file);
+        let all = [first].into_iter().chain(arrivals.chunks().try_iter());
+        writer.send_all(&all.map(|index| PeerResponse::Coming { file, index }).collect::<Vec<_>>())
+    }
+
+    /// Sends a message of this root.
+    pub fn send_notice(
+        &self,
+        (at, notice): (usize, Notice),
+        writer: &mut FrameWriter,
+    ) -> Result<(), StreamError> {
+        self.all.get(at).map_or(Ok(()), |one| send_notice(one.file, notice, writer))
     }
 
     /// Sends all queued messages of this root.
