@@ -8,7 +8,7 @@
 use crate::requests::Ask;
 use crate::{fits_in_a_datagram, is_one_line, survives};
 use arbitrary::Arbitrary;
-use shoal::content::{FileId, Manifest};
+use shoal::content::{FileId, Manifest, ManifestSizes};
 use shoal::protocol::tracker::{
     Claim, FoundFile, PeerSummary, SetKey, Token, TrackerRequest, TrackerResponse,
 };
@@ -347,7 +347,8 @@ impl<M: Machine> World<M> {
                 list.iter().for_each(|found| self.check_found(found));
             }
             TrackerResponse::Manifest { file, size, chunk_size, .. } => {
-                Manifest::decode(*file, *size, *chunk_size, payload).expect("a manifest of that id");
+                let sizes = ManifestSizes { size: *size, chunk_size: *chunk_size, index: None };
+                Manifest::decode(*file, sizes, payload).expect("a manifest of that id");
             }
             TrackerResponse::Status { .. } => {
                 serde_json::from_slice::<Status>(payload).expect("a status");

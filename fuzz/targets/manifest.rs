@@ -4,10 +4,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use shoal::content::manifest::ManifestError;
-use shoal::content::{FileId, Manifest};
+use shoal::content::{FileId, Manifest, ManifestSizes};
 
-fuzz_target!(|input: (u64, u8, bool, &[u8])| {
-    let (size, power, odd, payload) = input;
+fuzz_target!(|input: (u64, u8, bool, Option<u16>, &[u8])| {
+    let (size, power, odd, index, payload) = input;
     let chunk_size = match power % 34 {
         33 => 0,
         power => (1u64 << power) as u32,
@@ -18,7 +18,8 @@ fuzz_target!(|input: (u64, u8, bool, &[u8])| {
     for size in
         [size, size % 4_096, u64::from(chunk_size).saturating_mul(chunks).saturating_sub(size % 16_384)]
     {
-        let id = match Manifest::decode(FileId([0; 32]), size, chunk_size, payload) {
+        let sizes = ManifestSizes { size, chunk_size, index: index.map(u64::from) };
+        let id = match Manifest::decode(FileId([0; 32]), sizes, payload) {
             Err(ManifestError::OtherFile { got, .. }) => got,
             Err(error) => {
                 assert!(!error.to_string().is_empty());
@@ -26,10 +27,10 @@ fuzz_target!(|input: (u64, u8, bool, &[u8])| {
             }
             Ok(_) => panic!("a file of the id 0"),
         };
-        let manifest = Manifest::decode(id, size, chunk_size, payload).expect("it has that id");
+        let manifest = Manifest::decode(id, sizes, payload).expect("it has that id");
         assert_eq!(manifest.payload(), payload);
         let layout = manifest.layout();
-        assert_eq!((layout.size(), layout.chunk_size()), (size, chunk_size));
+        assert_eq!(manifest.sizes(), sizes);
         let mut end = 0;
         for index in layout.indices() {
             let span = layout.span(index).expect("every chunk has a span");

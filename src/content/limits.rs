@@ -9,7 +9,7 @@ use std::time::Duration;
 // Version and addresses
 
 /// Protocol version, sent in the handshake of each connection and in each datagram.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 /// Default address of a tracker, TCP and UDP; peers connect to it unless told otherwise.
 pub const TRACKER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5100));
 /// Default listen address of a manager, TCP and UDP.
@@ -53,6 +53,29 @@ pub const LARGE_CHUNK_BLOCK_BYTES: usize = 256 * 1024;
 pub const DEFAULT_CHUNKS_MAX: u64 = 65_536;
 /// Largest number of chunks of a file or a chunk set.
 pub const CHUNKS_MAX: u32 = 1 << 20;
+
+// Folders
+
+/// Largest number of entries of a folder, unless a flag allows more.
+pub const TREE_ENTRIES_MAX: u32 = 4_000_000;
+/// Longest index of a folder, bytes. It is kept in memory while the folder is sent or received.
+pub const TREE_INDEX_BYTES_MAX: usize = 1 << 30;
+/// Longest path of an entry of a folder, bytes.
+pub const TREE_PATH_BYTES_MAX: usize = 4_096;
+/// Largest number of components of the path of an entry.
+pub const TREE_LEVELS_MAX: usize = 255;
+/// Longest target of a symbolic link, bytes: the limit of Linux.
+pub const TREE_LINK_BYTES_MAX: usize = 4_095;
+/// Largest file in a folder, bytes.
+pub const TREE_FILE_SIZE_MAX: u64 = 1 << 60;
+/// Largest number of holes of one file in a folder.
+pub const TREE_HOLES_MAX: usize = 65_536;
+/// Largest distance of a modification time in a folder from 1970, seconds: nine million years.
+pub const TREE_SECONDS_MAX: u64 = 1 << 48;
+/// Mean size of the chunks of the index of a folder, bytes.
+pub const TREE_INDEX_CHUNK_BYTES: u64 = 64 * 1024;
+/// Largest size of a chunk that several entries of a folder share, as a multiple of the mean size.
+pub const TREE_PACK_FACTOR: u64 = 4;
 
 // Reports of corrupt chunks
 

@@ -5,9 +5,14 @@
 
 use super::digest::{Digest, FileId, Hasher};
 use super::layout::{ChunkIndex, Layout, LayoutError};
+use super::limits::CHUNK_SIZE_MAX;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// First bytes of the message whose SHA-256 is the id of a file.
 const ID_PREFIX: &[u8] = b"shoal manifest 1\n";
+/// First bytes of the message whose SHA-256 is the id of a folder.
+const TREE_ID_PREFIX: &[u8] = b"shoal tree 1\n";
 /// Size of a digest in a payload, bytes.
 const DIGEST_BYTES: usize = 32;
 /// Size of a chunk length in a payload, bytes.
@@ -40,6 +45,12 @@ pub enum ManifestError {
         /// Stated file size, bytes.
         size: u64,
     },
+    /// The chunks are not those of a folder with an index of this size.
+    #[error("the chunks do not fit a folder with an index of {index} bytes")]
+    Tree {
+        /// Stated size of the index, bytes.
+        index: u64,
+    },
     /// The manifest belongs to another file.
     #[error("the manifest has the id {got}, not {expected}")]
     OtherFile {
@@ -50,25 +61,92 @@ pub enum ManifestError {
     },
 }
 
-/// Layout and digests of a file.
+/// What a manifest describes. The kind is part of the id: a file whose bytes look like a folder stays a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ItemKind {
+    /// A file or a chunk set.
+    File,
+    /// A folder, see [`tree`](super::tree).
+    Tree {
+        /// Size of the index, with which the chunk stream begins, bytes.
+        index_bytes: u64,
+        /// Size of the chunks of large files, bytes.
+        chunk_size: u32,
+    },
+}
+
+/// Sizes of an item that accompany the payload of its manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManifestSizes {
+    /// Size of the file, or of the chunk stream of a folder, bytes.
+    pub size: u64,
+    /// Size of each chunk except the last, bytes; 0 for unequal chunks. For a folder: that of the chunks of large files.
+    pub chunk_size: u32,
+    /// Size of the index of a folder, bytes; `None` for a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+}
+
+/// Layout and digests of a file or a folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Manifest {
+    kind: ItemKind,
     layout: Layout,
     digests: Vec<Digest>,
 }
 
 impl Manifest {
-    /// A manifest of the given layout and digests.
+    /// A manifest of a file with the given layout and digests.
     ///
     /// # Errors
     /// The number of digests differs from the number of chunks.
     pub fn new(layout: Layout, digests: Vec<Digest>) -> Result<Self, ManifestError> {
+        Self::of_kind(ItemKind::File, layout, digests)
+    }
+
+    /// A manifest of a file or a folder with the given layout and digests.
+    ///
+    /// # Errors
+    /// The number of digests differs from the number of chunks, or the chunks are not those of a folder: unequal,
+    /// none of them empty or above [`CHUNK_SIZE_MAX`], and one begins at the end of the index.
+    pub fn of_kind(kind: ItemKind, layout: Layout, digests: Vec<Digest>) -> Result<Self, ManifestError> {
+        if let ItemKind::Tree { index_bytes, chunk_size } = kind {
+            Layout::even(0, Some(chunk_size))?;
+            let Layout::Uneven { offsets } = &layout else {
+                return Err(ManifestError::Tree { index: index_bytes });
+            };
+            let has_index = index_bytes > 0 && offsets.binary_search(&index_bytes).is_ok();
+            let is_chunk = |pair: &[u64]| (1..=u64::from(CHUNK_SIZE_MAX)).contains(&(pair[1] - pair[0]));
+            if !has_index || !offsets.windows(2).all(is_chunk) {
+                return Err(ManifestError::Tree { index: index_bytes });
+            }
+        }
         match digests.len() == layout.count() as usize {
-            true => Ok(Self { layout, digests }),
+            true => Ok(Self { kind, layout, digests }),
             false => Err(ManifestError::Length {
                 expected: u64::from(layout.count()) * DIGEST_BYTES as u64,
                 got: (digests.len() * DIGEST_BYTES) as u64,
             }),
+        }
+    }
+
+    /// Whether this is the manifest of a file or of a folder.
+    pub fn kind(&self) -> ItemKind {
+        self.kind
+    }
+
+    /// Whether this is the manifest of a folder.
+    pub fn is_tree(&self) -> bool {
+        self.kind != ItemKind::File
+    }
+
+    /// The chunks of the index of a folder, the first ones of its stream; an empty range for a file.
+    pub fn index_chunks(&self) -> Range<u32> {
+        match (self.kind, &self.layout) {
+            (ItemKind::Tree { index_bytes, .. }, Layout::Uneven { offsets }) => {
+                0..offsets.partition_point(|offset| *offset < index_bytes) as u32
+            }
+            _ => 0..0,
         }
     }
 
@@ -77,18 +155,36 @@ impl Manifest {
         &self.layout
     }
 
+    /// The sizes that accompany the payload.
+    pub fn sizes(&self) -> ManifestSizes {
+        let size = self.layout.size();
+        match self.kind {
+            ItemKind::File => ManifestSizes { size, chunk_size: self.layout.chunk_size(), index: None },
+            ItemKind::Tree { index_bytes, chunk_size } => {
+                ManifestSizes { size, chunk_size, index: Some(index_bytes) }
+            }
+        }
+    }
+
     /// The expected digest of a chunk; `None` past the last chunk.
     pub fn digest(&self, index: ChunkIndex) -> Option<Digest> {
         self.digests.get(index.at()).copied()
     }
 
     /// The id of the file: SHA-256 of a fixed prefix, size and chunk size (64 bits each, big-endian)
-    /// and [`payload`](Self::payload).
+    /// and [`payload`](Self::payload). For a folder, with another prefix, and the size of the index before the size.
     pub fn id(&self) -> FileId {
+        let ManifestSizes { size, chunk_size, index } = self.sizes();
         let mut hasher = Hasher::new();
-        hasher.update(ID_PREFIX);
-        hasher.update(&self.layout.size().to_be_bytes());
-        hasher.update(&u64::from(self.layout.chunk_size()).to_be_bytes());
+        match index {
+            None => hasher.update(ID_PREFIX),
+            Some(index) => {
+                hasher.update(TREE_ID_PREFIX);
+                hasher.update(&index.to_be_bytes());
+            }
+        }
+        hasher.update(&size.to_be_bytes());
+        hasher.update(&u64::from(chunk_size).to_be_bytes());
         hasher.update(&self.payload());
         FileId(hasher.finish().0)
     }
@@ -117,14 +213,17 @@ impl Manifest {
 
     /// Length of the payload, bytes, of a file with equal chunks.
     ///
-    /// `None` for unequal chunks (`chunk_size` 0): there the payload determines the number of chunks.
+    /// `None` for unequal chunks (`chunk_size` 0, or a folder): there the payload determines the number of chunks.
     ///
     /// # Errors
     /// The sizes are not a valid layout.
-    pub fn payload_length(size: u64, chunk_size: u32) -> Result<Option<u64>, ManifestError> {
-        match chunk_size {
-            0 => Ok(None),
-            _ => {
+    pub fn payload_length(sizes: ManifestSizes) -> Result<Option<u64>, ManifestError> {
+        match sizes {
+            ManifestSizes { chunk_size: 0, index: None, .. } => Ok(None),
+            ManifestSizes { chunk_size, index: Some(_), .. } => {
+                Ok(Layout::even(0, Some(chunk_size)).map(|_| None)?)
+            }
+            ManifestSizes { size, chunk_size, index: None } => {
                 let layout = Layout::even(size, Some(chunk_size))?;
                 Ok(Some(u64::from(layout.count()) * DIGEST_BYTES as u64))
             }
@@ -135,22 +234,17 @@ impl Manifest {
     ///
     /// # Errors
     /// Sizes and payload contradict each other, or the manifest has another id.
-    pub fn decode(
-        expected: FileId,
-        size: u64,
-        chunk_size: u32,
-        payload: &[u8],
-    ) -> Result<Self, ManifestError> {
+    pub fn decode(expected: FileId, sizes: ManifestSizes, payload: &[u8]) -> Result<Self, ManifestError> {
         let got = payload.len() as u64;
-        let manifest = match Self::payload_length(size, chunk_size)? {
+        let manifest = match Self::payload_length(sizes)? {
             Some(expected) if expected != got => {
                 return Err(ManifestError::Length { expected, got });
             }
             Some(_) => Self::new(
-                Layout::even(size, Some(chunk_size))?,
+                Layout::even(sizes.size, Some(sizes.chunk_size))?,
                 payload.chunks_exact(DIGEST_BYTES).map(digest).collect(),
             )?,
-            None => Self::decode_uneven(size, payload)?,
+            None => Self::decode_uneven(sizes, payload)?,
         };
         match manifest.id() {
             id if id == expected => Ok(manifest),
@@ -158,7 +252,9 @@ impl Manifest {
         }
     }
 
-    fn decode_uneven(size: u64, payload: &[u8]) -> Result<Self, ManifestError> {
+    fn decode_uneven(sizes: ManifestSizes, payload: &[u8]) -> Result<Self, ManifestError> {
+        let ManifestSizes { size, chunk_size, index } = sizes;
+        let kind = index.map_or(ItemKind::File, |index_bytes| ItemKind::Tree { index_bytes, chunk_size });
         let (length_bytes, prefix, rest) = match payload {
             [LONG_LENGTHS, rest @ ..] if rest.len().is_multiple_of(2) => (LONG_LENGTH_BYTES, 1, rest),
             _ => (LENGTH_BYTES, 0, payload),
@@ -181,7 +277,8 @@ impl Manifest {
         }
         match layout.size() {
             sum if sum == size => {
-                Self::new(layout, entries.map(|entry| digest(&entry[length_bytes..])).collect())
+                let digests = entries.map(|entry| digest(&entry[length_bytes..])).collect();
+                Self::of_kind(kind, layout, digests)
             }
             sum => Err(ManifestError::Sum { sum, size }),
         }
@@ -199,6 +296,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sizes(size: u64, chunk_size: u32) -> ManifestSizes {
+        ManifestSizes { size, chunk_size, index: None }
+    }
+
     fn even(size: u64) -> Manifest {
         let layout = Layout::even(size, Some(16 * 1024)).unwrap();
         let digests = layout.indices().map(|index| Digest::of(&index.0.to_be_bytes())).collect();
@@ -206,8 +307,7 @@ mod tests {
     }
 
     fn encode_and_decode(manifest: &Manifest) -> Result<Manifest, ManifestError> {
-        let layout = manifest.layout();
-        Manifest::decode(manifest.id(), layout.size(), layout.chunk_size(), &manifest.payload())
+        Manifest::decode(manifest.id(), manifest.sizes(), &manifest.payload())
     }
 
     #[test]
@@ -246,7 +346,7 @@ mod tests {
         let manifest = uneven(&[1 << 33, 7]);
         let (id, payload) = (manifest.id(), manifest.payload());
         let size = manifest.layout().size();
-        let decode = |size, payload: &[u8]| Manifest::decode(id, size, 0, payload);
+        let decode = |size, payload: &[u8]| Manifest::decode(id, sizes(size, 0), payload);
         assert_eq!(decode(size, &payload[..79]), Err(ManifestError::Length { expected: 1 + 40, got: 79 }));
         assert!(matches!(decode(size, &payload[1..]), Err(ManifestError::Length { .. })));
         assert!(matches!(decode(size + 1, &payload), Err(ManifestError::Sum { .. })));
@@ -267,24 +367,61 @@ mod tests {
         assert!(ids[0] != ids[1] && ids[0] != ids[2]);
     }
 
+    fn tree(index_bytes: u64, chunk_size: u32, lengths: &[u64]) -> Result<Manifest, ManifestError> {
+        let digests = lengths.iter().map(|length| Digest::of(&length.to_be_bytes())).collect();
+        let layout = Layout::uneven(lengths.iter().copied()).unwrap();
+        Manifest::of_kind(ItemKind::Tree { index_bytes, chunk_size }, layout, digests)
+    }
+
+    #[test]
+    fn the_id_of_a_folder_is_fixed_and_no_file_has_it() {
+        let folder = tree(30, 16_384, &[10, 20, 5]).unwrap();
+        assert_eq!(
+            folder.id().to_string(),
+            "eba21961a5798b33728ec50f363399257f646f02d181d02e37269e9e72583e4b"
+        );
+        assert_eq!(folder.payload(), uneven(&[10, 20, 5]).payload());
+        assert_ne!(folder.id(), uneven(&[10, 20, 5]).id());
+        assert_ne!(folder.id(), tree(10, 16_384, &[10, 20, 5]).unwrap().id(), "another index");
+        assert_ne!(folder.id(), tree(30, 32_768, &[10, 20, 5]).unwrap().id(), "another chunk size");
+        assert_eq!((folder.index_chunks(), uneven(&[1]).index_chunks()), (0..2, 0..0));
+        assert_eq!(encode_and_decode(&folder), Ok(folder));
+    }
+
+    #[test]
+    fn chunks_that_no_folder_has_are_refused() {
+        let refused = |index, lengths: &[u64]| {
+            assert_eq!(tree(index, 16_384, lengths), Err(ManifestError::Tree { index }), "{lengths:?}");
+        };
+        refused(0, &[10]);
+        refused(5, &[10]);
+        refused(11, &[10]);
+        refused(10, &[10, 0]);
+        refused(10, &[10, u64::from(CHUNK_SIZE_MAX) + 1]);
+        assert!(matches!(tree(10, 3, &[10]), Err(ManifestError::Layout(_))));
+        let even = Layout::even(10, Some(16_384)).unwrap();
+        let kind = ItemKind::Tree { index_bytes: 10, chunk_size: 16_384 };
+        assert!(Manifest::of_kind(kind, even, vec![Digest::of(b"")]).is_err());
+    }
+
     #[test]
     fn contradicting_sizes_and_payloads_are_refused() {
         let manifest = even(40_000);
         let (id, payload) = (manifest.id(), manifest.payload());
         assert!(matches!(
-            Manifest::decode(id, 40_000, 16_384, &payload[1..]),
+            Manifest::decode(id, sizes(40_000, 16_384), &payload[1..]),
             Err(ManifestError::Length { expected: 96, got: 95 })
         ));
         assert!(matches!(
-            Manifest::decode(id, 39_999, 16_384, &payload),
+            Manifest::decode(id, sizes(39_999, 16_384), &payload),
             Err(ManifestError::OtherFile { .. })
         ));
-        assert!(matches!(Manifest::decode(id, 40_000, 3, &payload), Err(ManifestError::Layout(_))));
+        assert!(matches!(Manifest::decode(id, sizes(40_000, 3), &payload), Err(ManifestError::Layout(_))));
         assert!(matches!(
-            Manifest::decode(id, 40_000, 0, &[0; 36]),
+            Manifest::decode(id, sizes(40_000, 0), &[0; 36]),
             Err(ManifestError::Sum { sum: 0, size: 40_000 })
         ));
-        assert!(Manifest::decode(id, 0, 0, &[]).is_err());
+        assert!(Manifest::decode(id, sizes(0, 0), &[]).is_err());
         assert!(Manifest::new(Layout::even(1, None).unwrap(), vec![]).is_err());
     }
 
@@ -303,8 +440,10 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(size: u64, chunk_size: u32, payload: Vec<u8>) {
-            let _ = Manifest::decode(FileId([0; 32]), size, chunk_size, &payload);
-            let _ = Manifest::decode(FileId([0; 32]), size, 0, &payload);
+            let _ = Manifest::decode(FileId([0; 32]), sizes(size, chunk_size), &payload);
+            let _ = Manifest::decode(FileId([0; 32]), sizes(size, 0), &payload);
+            let tree = ManifestSizes { size, chunk_size: 1 << 16, index: Some(chunk_size.into()) };
+            let _ = Manifest::decode(FileId([0; 32]), tree, &payload);
         }
     }
 }

@@ -16,12 +16,13 @@ pub mod md5;
 pub mod names;
 pub(crate) mod serde_str;
 pub mod similar_names;
+pub mod tree;
 
 pub use bitfield::Bitfield;
 pub use digest::{Digest, FileId, HASH_LANES_MAX, Hasher, hash_lanes};
 pub use durable_stamp::DurableStamp;
 pub use id_prefix::IdPrefix;
 pub use layout::{ChunkIndex, ChunkSpan, Layout};
-pub use manifest::Manifest;
+pub use manifest::{ItemKind, Manifest, ManifestSizes};
 pub use md5::Md5;
 pub use names::{FileName, PeerName, SetName};

@@ -4,7 +4,7 @@
 
 use super::events::{SourceError, SourceRole};
 use crate::content::limits::{CONNECT_TIMEOUT, PEER_LIST_MAX, PROTOCOL_VERSION};
-use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, PeerName};
+use crate::content::{Bitfield, ChunkIndex, Digest, FileId, Manifest, ManifestSizes, PeerName};
 use crate::net::dial::dial_any_within;
 use crate::net::framed_stream::split;
 use crate::net::{FrameReader, FrameWriter, Shutdown, StreamError, Timeouts};
@@ -138,9 +138,10 @@ impl PeerConnection {
     ) -> Result<(Manifest, Option<u32>), SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Manifest { file })? {
-            PeerResponse::Manifest { size, chunk_size, length, mode, .. } => {
-                let payload = manifest_payload(&mut self.reader, size, chunk_size, length)?;
-                Manifest::decode(file, size, chunk_size, &payload)
+            PeerResponse::Manifest { size, chunk_size, index, length, mode, .. } => {
+                let sizes = ManifestSizes { size, chunk_size, index };
+                let payload = manifest_payload(&mut self.reader, sizes, length)?;
+                Manifest::decode(file, sizes, &payload)
                     .map(|manifest| (manifest, mode))
                     .map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
             }
@@ -311,11 +312,10 @@ impl PeerConnection {
 /// No manifest has these sizes, or the connection was lost.
 fn manifest_payload(
     reader: &mut FrameReader,
-    size: u64,
-    chunk_size: u32,
+    sizes: ManifestSizes,
     length: u64,
 ) -> Result<Vec<u8>, SourceError> {
-    let length = manifest_payload_length(size, chunk_size, length).map_err(SourceError::Protocol)?;
+    let length = manifest_payload_length(sizes, length).map_err(SourceError::Protocol)?;
     let mut payload = vec![0; length];
     reader.payload(&mut payload)?;
     Ok(payload)

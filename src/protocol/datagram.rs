@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn json_of_a_datagram_is_fixed() {
         let request = Datagram::new(5, Some(Cookie(1)), TrackerRequest::Heartbeat { token: Token(42) });
-        let json = r#"{"v":4,"tx":5,"cookie":"0000000000000001","message":{"type":"heartbeat","token":"0000000000000000000000000000002a"}}"#;
+        let json = r#"{"v":5,"tx":5,"cookie":"0000000000000001","message":{"type":"heartbeat","token":"0000000000000000000000000000002a"}}"#;
         assert_eq!(request.encode().unwrap(), json.as_bytes());
         assert_eq!(Datagram::decode(json.as_bytes()).unwrap(), request);
     }

@@ -183,14 +183,14 @@ mod tests {
         let question = Question::new(TX, Wanted::Tracker);
         let bytes = question.encode();
         let text = std::str::from_utf8(&bytes).unwrap();
-        assert_eq!(text.trim_end(), r#"{"v":4,"tx":"00000000000000000000000000000009","find":"tracker"}"#);
+        assert_eq!(text.trim_end(), r#"{"v":5,"tx":"00000000000000000000000000000009","find":"tracker"}"#);
         assert_eq!(bytes.len(), QUESTION_BYTES);
         assert_eq!(Question::decode(&bytes), Some(question));
         for other in [&b"{}"[..], b"", br#"{"v":1,"tx":"00000000000000000000000000000009","find":"tracker"}"#]
         {
             assert_eq!(Question::decode(other), None);
         }
-        let later = br#"{"v":4,"tx":"00000000000000000000000000000009","find":"dance"}"#;
+        let later = br#"{"v":5,"tx":"00000000000000000000000000000009","find":"dance"}"#;
         assert_eq!(Question::decode(later), None);
     }
 

@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for TrackerRequest {
 }
 
 /// The byte strings of this module contain the version.
-const _: () = assert!(PROTOCOL_VERSION == 4);
+const _: () = assert!(PROTOCOL_VERSION == 5);
 
 /// Decodes a datagram, with the same result as [`Datagram::decode`].
 pub(crate) fn decode(bytes: &[u8]) -> Result<Datagram<TrackerRequest>, FrameError> {
@@ -41,7 +41,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Datagram<TrackerRequest>, FrameErro
 ///
 /// Then each field has a fixed position and form.
 fn heartbeat(bytes: &[u8]) -> Option<Datagram<TrackerRequest>> {
-    let rest = bytes.strip_prefix(br#"{"v":4,"tx":"#)?;
+    let rest = bytes.strip_prefix(br#"{"v":5,"tx":"#)?;
     let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     let (digits, rest) = rest.split_at(length);
     let rest = rest.strip_prefix(br#","cookie":""#)?;
@@ -66,7 +66,7 @@ pub(crate) fn write(response: &Datagram<TrackerResponse>, bytes: &mut Vec<u8>) -
         return response.write(bytes);
     };
     bytes.clear();
-    bytes.extend_from_slice(br#"{"v":4,"tx":"#);
+    bytes.extend_from_slice(br#"{"v":5,"tx":"#);
     serde_json::to_writer(&mut *bytes, tx)?;
     bytes.extend_from_slice(br#","message":{"type":"alive"}}"#);
     Ok(())
@@ -234,7 +234,7 @@ mod tests {
         }
         assert_eq!(read(r#"{"type":"of a later version","x":1}"#), Ok(TrackerRequest::Unknown));
         assert_eq!(read(r#"{"type":"list"}"#), Ok(TrackerRequest::List));
-        assert_eq!(read(r#"{"version":4,"type":"hello"}"#), Ok(TrackerRequest::Hello { version: 4 }));
+        assert_eq!(read(r#"{"version":5,"type":"hello"}"#), Ok(TrackerRequest::Hello { version: 5 }));
         assert!(read(r#"{"type":"lookup","limit":3,"name":"f"}"#).is_ok());
         assert!(read(r#"{"type":"lookup","limit":3,"name":"../f"}"#).is_err());
         assert!(read(r#"{"type":"lookup","name":null,"id":null,"limit":3,"token":null}"#).is_ok());

@@ -165,8 +165,11 @@ pub enum PeerResponse {
         file: FileId,
         /// Size of the file, bytes.
         size: u64,
-        /// Size of each chunk except the last, bytes; 0 for unequal chunks.
+        /// Size of each chunk except the last, bytes; 0 for unequal chunks. For a folder: that of the chunks of large files.
         chunk_size: u32,
+        /// Size of the index of a folder, bytes; `None` for a file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        index: Option<u64>,
         /// Size of the payload, bytes.
         length: u64,
         /// Permission bits of the server's file, a hint that is not part of the id; the client ignores all bits but
@@ -359,8 +362,12 @@ mod tests {
         use PeerResponse::*;
         exact(Hello { version: 3, site: None }, r#"{"type":"hello","version":3}"#);
         exact(
-            Manifest { file: FILE, size: 5, chunk_size: 16384, length: 32, mode: Some(0o755) },
+            Manifest { file: FILE, size: 5, chunk_size: 16384, index: None, length: 32, mode: Some(0o755) },
             r#"{"type":"manifest","file":"FILE","size":5,"chunk_size":16384,"length":32,"mode":493}"#,
+        );
+        exact(
+            Manifest { file: FILE, size: 50, chunk_size: 16384, index: Some(40), length: 72, mode: None },
+            r#"{"type":"manifest","file":"FILE","size":50,"chunk_size":16384,"index":40,"length":72}"#,
         );
         exact(
             Have { file: FILE, count: 9, length: 2, members: Some(3), direct: false },

@@ -5,6 +5,7 @@ use crate::content::ChunkIndex;
 use crate::content::layout::LayoutError;
 use crate::content::local_chunks::LineError;
 use crate::content::manifest::ManifestError;
+use crate::content::tree::TreeError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -116,6 +117,9 @@ pub enum StoreError {
     /// The manifest is inconsistent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The folder, or the index of a folder, is not valid.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,

@@ -12,12 +12,11 @@ use super::error::{self, StoreError};
 use super::replica_file::{self, ReplicaFile};
 use super::space::Space;
 use super::store_marker::{self, StoreId, StoreRoot};
-use crate::content::{ChunkIndex, FileId, Manifest, limits};
+use crate::content::{ChunkIndex, FileId, Manifest, ManifestSizes, limits};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crate::sync::{lock, read, write};
 use crossbeam_channel::Receiver;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, DirEntry};
 use std::io::{self, Read as _};
@@ -45,13 +44,6 @@ pub struct ReplicaStore {
     space: Arc<Space>,
     /// Held while subfolders are created and removed.
     folders: Mutex<()>,
-}
-
-/// The first line of a manifest on disk.
-#[derive(Serialize, Deserialize)]
-struct Sizes {
-    size: u64,
-    chunk_size: u32,
 }
 
 impl ReplicaStore {
@@ -422,18 +414,18 @@ fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
 }
 
 fn encode_manifest(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let layout = manifest.layout();
-    let sizes = Sizes { size: layout.size(), chunk_size: layout.chunk_size() };
-    let line = serde_json::to_vec(&sizes).map_err(|error| error::io("write", path)(error.into()))?;
+    // The first line of the file.
+    let line =
+        serde_json::to_vec(&manifest.sizes()).map_err(|error| error::io("write", path)(error.into()))?;
     Ok([line, b"\n".to_vec(), manifest.payload()].concat())
 }
 
 fn decode_manifest(id: FileId, bytes: &[u8], path: &Path) -> Result<Manifest, StoreError> {
     let invalid = |reason: String| error::invalid_input("use", path, reason);
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| invalid("truncated".into()))?;
-    let sizes: Sizes = serde_json::from_slice(&bytes[..end]).map_err(|error| invalid(error.to_string()))?;
-    Manifest::decode(id, sizes.size, sizes.chunk_size, &bytes[end + 1..])
-        .map_err(|error| invalid(error.to_string()))
+    let sizes: ManifestSizes =
+        serde_json::from_slice(&bytes[..end]).map_err(|error| invalid(error.to_string()))?;
+    Manifest::decode(id, sizes, &bytes[end + 1..]).map_err(|error| invalid(error.to_string()))
 }
 
 /// Reads the key, or creates one. Only the owner may read it: a process that has the key can pass

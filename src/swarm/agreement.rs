@@ -485,7 +485,7 @@ fn repeated(peer: PeerId, index: ChunkIndex, claim: Claim, chunk: &mut Chunk) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Digest;
+    use crate::content::{Digest, ManifestSizes};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -562,7 +562,8 @@ mod tests {
         set.claim(B, ChunkIndex(0), claim(1));
         let outcomes = set.claim(B, ChunkIndex(1), claim(2));
         let [Outcome::Sealed(sealed)] = &outcomes[..] else { panic!("{outcomes:?}") };
-        let manifest = Manifest::decode(sealed.id, sealed.size, sealed.chunk_size, &sealed.payload).unwrap();
+        let sizes = ManifestSizes { size: sealed.size, chunk_size: sealed.chunk_size, index: None };
+        let manifest = Manifest::decode(sealed.id, sizes, &sealed.payload).unwrap();
         assert_eq!(manifest.layout().size(), 3);
         assert_eq!(manifest.digest(ChunkIndex(1)), Some(Digest([2; 32])));
         assert!(set.is_whole(A) && !set.is_whole(C));

@@ -5,10 +5,10 @@
 //! works. Invariant: after [`SessionEvent::Joined`] every request belongs to the same registration until
 //! [`SessionEvent::Lost`].
 
-use crate::content::Manifest;
 use crate::content::limits::{
     KEEP_ALIVE_INTERVAL, LIST_MAX, OUTBOX_MESSAGES_MAX, PROTOCOL_VERSION, RETRY_MAX, UDP_RETRY_INTERVAL,
 };
+use crate::content::{Manifest, ManifestSizes};
 use crate::net::framed_stream::split;
 use crate::net::{
     Endpoint, FrameReader, FrameWriter, Shutdown, StreamError, Threads, Timeouts, UdpClient, UdpClientError,
@@ -275,7 +275,8 @@ impl Session {
                     continue;
                 }
                 Ok(TrackerResponse::Manifest { file, size, chunk_size, length }) => {
-                    let length = match manifest_payload_length(size, chunk_size, length) {
+                    let sizes = ManifestSizes { size, chunk_size, index: None };
+                    let length = match manifest_payload_length(sizes, length) {
                         Ok(length) => length,
                         Err(text) => {
                             let text = format!("it {text}");
@@ -286,7 +287,7 @@ impl Session {
                     if let Err(error) = reader.payload(&mut payload) {
                         return SessionError::Invalid(self.role, self.tracker.clone(), error.to_string());
                     }
-                    match Manifest::decode(file, size, chunk_size, &payload) {
+                    match Manifest::decode(file, sizes, &payload) {
                         Ok(manifest) => SessionEvent::Manifest(Arc::new(manifest)),
                         Err(error) => {
                             return SessionError::Invalid(self.role, self.tracker.clone(), error.to_string());

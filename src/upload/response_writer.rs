@@ -9,7 +9,7 @@ mod unreadable_chunks;
 pub(super) use context::ResponseContext;
 
 use crate::content::limits::{KEEP_ALIVE_INTERVAL, PEER_LIST_MAX};
-use crate::content::{ChunkIndex, FileId, FileName};
+use crate::content::{ChunkIndex, FileId, FileName, ManifestSizes};
 use crate::net::{FrameWriter, InFlight, StreamError};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::FrameError;
@@ -203,14 +203,10 @@ impl<'a> ResponseWriter<'a> {
             let text = format!("peer does not have the manifest of {file}");
             return self.refuse(ErrorCode::NotFound, text, None);
         };
-        let (payload, layout) = (manifest.payload(), manifest.layout());
-        let response = PeerResponse::Manifest {
-            file,
-            size: layout.size(),
-            chunk_size: layout.chunk_size(),
-            length: payload.len() as u64,
-            mode,
-        };
+        let payload = manifest.payload();
+        let ManifestSizes { size, chunk_size, index } = manifest.sizes();
+        let length = payload.len() as u64;
+        let response = PeerResponse::Manifest { file, size, chunk_size, index, length, mode };
         let Some(_reserved) = self.reserve(&payload) else { return self.refuse_in_flight() };
         self.writer.send_with(&response, &payload)
     }

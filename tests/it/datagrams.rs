@@ -56,10 +56,10 @@ fn an_unvalidated_source_never_receives_more_bytes_than_it_sent() {
         b"".to_vec(),
         vec![0; 1_400],
         br#"{"v":9,"tx":1}"#.to_vec(),
-        br#"{"v":4,"tx":1}"#.to_vec(),
-        br#"{"v":4,"tx":1,"message":{"type":"never"}}"#.to_vec(),
+        br#"{"v":5,"tx":1}"#.to_vec(),
+        br#"{"v":5,"tx":1,"message":{"type":"never"}}"#.to_vec(),
         [&br#"{"v":9,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
-        [&br#"{"v":4,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
+        [&br#"{"v":5,"tx":1,"message":{}}"#[..], &[b' '; 300]].concat(),
     ];
     // Also each prefix of a request.
     let whole = padded(160);
@@ -172,7 +172,7 @@ fn garbage_datagrams_do_not_disturb_the_tracker() {
         let bytes = random_bytes(seed, 1 + (seed as usize * 3) % 1_400);
         udp.socket.send(&bytes).unwrap();
     }
-    let deep = [&br#"{"v":4,"tx":1,"message":"#[..], &[b'['; 1_000]].concat();
+    let deep = [&br#"{"v":5,"tx":1,"message":"#[..], &[b'['; 1_000]].concat();
     udp.socket.send(&deep).unwrap();
     assert_eq!(Udp::to(tracker.address()).lookup("a.bin").len(), 1);
     assert!(!tracker.has_said("panicked"));

@@ -1,7 +1,7 @@
 //! Tests of the tracker.
 
 use super::*;
-use crate::content::{ChunkIndex, Digest, FileName, Manifest, SetName};
+use crate::content::{ChunkIndex, Digest, FileName, Manifest, ManifestSizes, SetName};
 use crate::protocol::set_status::{ChunkStatus, Clients, SetStatus};
 use crate::protocol::tracker::{Claim, FoundFile, ReportId, SetKey};
 use crate::swarm::shares::{BudgetKind, Budgets, Shares};
@@ -202,7 +202,8 @@ fn a_set_becomes_a_file_when_all_chunks_are_agreed() {
     else {
         panic!("{manifest:?}")
     };
-    assert_eq!(Manifest::decode(file, 20, 0, payload).map(|manifest| manifest.id()), Ok(file));
+    let sizes = ManifestSizes { size: 20, chunk_size: 0, index: None };
+    assert_eq!(Manifest::decode(file, sizes, payload).map(|manifest| manifest.id()), Ok(file));
     let again = tracker.request(at(1), connection(8), TrackerRequest::Manifest { file });
     let [Effect::PushWith(_, _, second)] = &again[..] else { panic!("{again:?}") };
     assert!(Arc::ptr_eq(payload, second), "all clients share one payload");

@@ -5,7 +5,7 @@
 //! reference to a missing row.
 
 use super::{Contents, DbError};
-use crate::content::{Bitfield, FileId, FileName, Manifest, PeerName};
+use crate::content::{Bitfield, FileId, FileName, Manifest, ManifestSizes, PeerName};
 use crate::protocol::tokens::VolunteerKey;
 use crate::protocol::volunteer::KeptFile;
 use crate::swarm::keeping::{
@@ -50,6 +50,9 @@ pub(super) struct FileRow {
     pub kept: KeptFile,
     /// Length of each chunk but the last, bytes; 0 if the chunks are of unequal length.
     pub chunk_size: u32,
+    /// Size of the index of a folder, bytes. Absent in rows of files and of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
     /// The tracker has deleted its own copy, or is about to.
     pub offloaded: bool,
     /// The owner keeps the tracker's own copy. Absent in rows of earlier versions.
@@ -92,8 +95,9 @@ fn decode_file(id: FileId, bytes: &[u8]) -> Result<FileRow, DbError> {
 
 fn decode_manifest(row: &FileRow, payload: &[u8]) -> Result<Manifest, DbError> {
     let file = &row.kept.file;
-    let manifest = Manifest::decode(file.id, file.size, row.chunk_size, payload)
-        .map_err(|error| invalid(named(file.id), error))?;
+    let sizes = ManifestSizes { size: file.size, chunk_size: row.chunk_size, index: row.index };
+    let manifest =
+        Manifest::decode(file.id, sizes, payload).map_err(|error| invalid(named(file.id), error))?;
     match manifest.layout().count() == file.chunks {
         true => Ok(manifest),
         false => Err(invalid(named(file.id), "the number of chunks differs from the manifest")),
@@ -254,7 +258,8 @@ pub(super) fn put_file(
         }
         None => FileRow {
             kept: kept.clone(),
-            chunk_size: layout.chunk_size(),
+            chunk_size: manifest.sizes().chunk_size,
+            index: manifest.sizes().index,
             offloaded: false,
             kept_here: false,
             offload_wanted: false,

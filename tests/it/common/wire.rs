@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use shoal::content::limits::PROTOCOL_VERSION;
-use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, PeerName};
+use shoal::content::{Bitfield, Digest, FileId, FileName, Layout, Manifest, ManifestSizes, PeerName};
 use shoal::protocol::Message;
 use shoal::protocol::datagram::{Cookie, Datagram};
 use shoal::protocol::frame::{Decoder, encode};
@@ -199,9 +199,9 @@ impl Whole {
             PeerRequest::Ping => (PeerResponse::Pong, vec![]),
             PeerRequest::Manifest { .. } => {
                 let payload = self.manifest.payload();
-                let (size, chunk_size) = (layout.size(), layout.chunk_size());
+                let ManifestSizes { size, chunk_size, index } = self.manifest.sizes();
                 let length = payload.len() as u64;
-                (PeerResponse::Manifest { file, size, chunk_size, length, mode: None }, payload)
+                (PeerResponse::Manifest { file, size, chunk_size, index, length, mode: None }, payload)
             }
             PeerRequest::Have { .. } => {
                 let mut have = Bitfield::none(layout.count());

@@ -1,0 +1,44 @@
+//! Flags for folders.
+
+use crate::cli::help::FILES;
+use crate::content::limits::TREE_ENTRIES_MAX;
+use crate::roles::seeder::TreeOptions;
+use crate::storage::tree::ScanOptions;
+use std::path::Path;
+
+/// Symbolic links that a folder may have.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinksRule {
+    /// Links whose targets are inside the folder.
+    Inside,
+    /// All links.
+    Any,
+}
+
+/// What is sent of a folder.
+#[derive(clap::Args, Debug, Clone)]
+pub struct PublishTreeFlags {
+    /// Leave out the entries of a folder that cannot be sent, such as FIFOs, sockets, devices and unreadable files
+    /// [default: they are an error]
+    #[arg(long, help_heading = FILES)]
+    skip_special: bool,
+    /// Record user id and group id of each entry of a folder
+    #[arg(long, help_heading = FILES)]
+    owners: bool,
+    /// Symbolic links of a folder: receivers refuse those that lead outside unless they say --links any, too
+    #[arg(long, value_name = "RULE", default_value = "inside", help_heading = FILES)]
+    links: LinksRule,
+    /// Largest number of entries of a folder
+    #[arg(long, value_name = "N", default_value_t = TREE_ENTRIES_MAX, help_heading = FILES,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    entries_max: u32,
+}
+
+impl PublishTreeFlags {
+    /// The options for a folder; `log_file` is left out.
+    pub fn options(&self, log_file: &Path) -> TreeOptions {
+        let omitted = Some(log_file.to_owned());
+        let scan = ScanOptions { has_owners: self.owners, omitted, entries_max: self.entries_max };
+        TreeOptions { scan, skips_special: self.skip_special, allows_any_link: self.links == LinksRule::Any }
+    }
+}
