@@ -534,7 +534,10 @@ pub const VERIFY_BATCH_BYTES: usize = 8 * 1024 * 1024;
 pub const VERIFY_SAMPLE_COUNT: usize = 32;
 /// Memory for chunks hashed in parallel on all cores, when a file is published or verified, bytes.
 pub const HASH_MEMORY_BYTES: usize = 64 * 1024 * 1024;
-/// Interval between two scans of a shared folder.
+/// A scan of a shared folder is repeated after this multiple of its duration at the earliest, which limits its share of the
+/// processor.
+pub const FOLDER_SCAN_PAUSE_FACTOR: u32 = 4;
+/// Shortest interval between two scans of a shared folder.
 pub const FOLDER_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Age of the last write at which the first scan of a shared folder takes a file as complete.
 ///

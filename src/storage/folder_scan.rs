@@ -1,13 +1,13 @@
-//! Scan of a plain folder: which files can be shared, and why the others cannot.
+//! Scan of a plain folder: which files and folders in it can be shared, and why the others cannot.
 //!
-//! One `readdir` per folder and one `stat` per file. No file is opened, so neither a pipe nor a
-//! slow disk blocks the scan, and no state is kept. Invariant: each file in [`Scan::files`] is
-//! regular, has a valid name, is not hidden, and lies inside the folder
-//! after links have been resolved.
+//! One `readdir` per folder, at any depth, and one `stat` per entry. No file is opened, so neither a pipe nor a
+//! slow disk blocks the scan, and no state is kept. Invariant: each item in [`Scan::items`] is a regular file or a
+//! folder, has a valid name, is not hidden, and lies inside the folder after links have been resolved.
 
 use super::disk::Identity;
 use super::error::{self, StoreError};
 use super::part::names;
+use super::shared_folder::ItemState;
 use crate::content::FileName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -16,19 +16,19 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The content of a folder. Subfolders and hidden names are left out, and so are our own part files;
+/// The content of a folder. Hidden names are left out, and so are our own part files;
 /// their resume files and all temporary files are hidden.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// The files that can be shared.
-    pub files: BTreeMap<FileName, Identity>,
-    /// Names of the files that are in [`SHAREABLE_FOLDER`].
+    /// The files and folders that can be shared.
+    pub items: BTreeMap<FileName, ItemState>,
+    /// Names of the items that are in [`SHAREABLE_FOLDER`].
     pub nested: BTreeSet<FileName>,
     /// Names that cannot be shared, with the reason.
     pub skipped: BTreeMap<OsString, String>,
 }
 
-/// Sub-folder whose files are shared under their own names, if the caller wants it.
+/// Sub-folder that is not an item: its files and folders are, if the caller wants it.
 pub(super) const SHAREABLE_FOLDER: &str = "shareable_files";
 
 /// Scans a folder, and [`SHAREABLE_FOLDER`] in it if `nested`. A file of the folder itself hides one of the same name in the
@@ -43,27 +43,17 @@ pub(super) fn scan(folder: &Path, nested: bool) -> Result<Scan, StoreError> {
     }
     let inner = scan_one(&below, &folder.join(SHAREABLE_FOLDER))?;
     let path = |name: &OsStr| Path::new(SHAREABLE_FOLDER).join(name).into_os_string();
-    for (name, identity) in inner.files {
-        if scan.files.contains_key(&name) {
+    for (name, state) in inner.items {
+        if scan.items.contains_key(&name) {
             let reason = format!("{} has a file of the same name, which is shared", folder.display());
             scan.skipped.insert(path(OsStr::new(name.as_str())), reason);
         } else {
             scan.nested.insert(name.clone());
-            scan.files.insert(name, identity);
+            scan.items.insert(name, state);
         }
     }
     scan.skipped.extend(inner.skipped.into_iter().map(|(name, reason)| (path(&name), reason)));
     Ok(scan)
-}
-
-/// Names of the visible sub-folders of a folder, sorted; none if it cannot be read.
-pub(super) fn subfolders(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let names = folders.map(|entry| entry.file_name()).filter(|name| !is_hidden(name));
-    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    names
 }
 
 fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
@@ -71,7 +61,7 @@ fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
     for entry in fs::read_dir(root).map_err(error::io("read", folder))? {
         let name = entry.map_err(error::io("read", folder))?.file_name();
         match classify(root, &name) {
-            Ok(Some((name, identity))) => _ = scan.files.insert(name, identity),
+            Ok(Some((name, state))) => _ = scan.items.insert(name, state),
             Ok(None) => {}
             Err(reason) => _ = scan.skipped.insert(name, reason),
         }
@@ -83,8 +73,8 @@ fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
 /// ignored.
 ///
 /// # Errors
-/// The reason why the file cannot be shared.
-pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Identity)>, String> {
+/// The reason why the item cannot be shared.
+pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, ItemState)>, String> {
     if is_hidden(name) {
         return Ok(None);
     }
@@ -93,12 +83,15 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
         // The file was removed after `readdir`.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
-        Ok(metadata) if metadata.is_dir() => return Ok(None),
-        Ok(metadata) if metadata.is_symlink() => resolve_link(root, &path)?,
+        Ok(metadata) if metadata.is_dir() && name == SHAREABLE_FOLDER => return Ok(None),
+        Ok(metadata) if metadata.is_symlink() => match resolve_link(root, &path)? {
+            target if target.is_dir() => return Err("a link to a folder".to_owned()),
+            target => target,
+        },
         Ok(metadata) => metadata,
     };
-    if !metadata.is_file() {
-        return Err("not a regular file".to_owned());
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err("not a regular file or folder".to_owned());
     }
     let text = name.to_str().ok_or("the name is not UTF-8")?;
     let name = FileName::new(text).map_err(|error| error.to_string())?;
@@ -107,7 +100,11 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, Id
     }
     match refusal(text) {
         Some(reason) => Err(reason.to_owned()),
-        None => Ok(Some((name, Identity::of(&metadata)))),
+        None if metadata.is_dir() => {
+            let state = ItemState::of_folder(&path).map_err(|error| error.to_string())?;
+            Ok(Some((name, state)))
+        }
+        None => Ok(Some((name, ItemState::File(Identity::of(&metadata))))),
     }
 }
 

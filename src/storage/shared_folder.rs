@@ -1,4 +1,4 @@
-//! Shared folder: a plain folder whose regular files are all offered for download.
+//! Shared folder: a plain folder whose files and sub-folders are all offered for download, each as one item.
 //!
 //! [`rescan`](SharedFolder::rescan) compares the folder with the known files and returns the
 //! changes and the files to hash. [`hash`](SharedFolder::hash) hashes one file and shares it.
@@ -9,13 +9,18 @@
 //! change, and its chunks are served only while exactly that file is in place, also between two
 //! scans.
 
+mod item;
 mod removal;
 
+pub(super) use item::ItemState;
+pub use item::SharedContent;
 pub use removal::Deletion;
+
+use item::Unshared;
 
 use super::ChunkSource as _;
 use super::complete_file::CompleteFile;
-use super::disk::{self, Identity};
+use super::disk;
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
 use crate::content::{ChunkIndex, DurableStamp, FileId, FileName, Manifest, limits, names};
@@ -28,16 +33,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
-/// A shared file.
+/// A shared file or sub-folder.
 #[derive(Debug, Clone)]
 pub struct SharedFile {
-    /// File name in the folder.
+    /// Its name in the folder.
     pub name: FileName,
     /// Source of its chunks.
-    pub file: Arc<CompleteFile>,
-    /// File id; files of equal content have the same id.
+    pub file: Arc<SharedContent>,
+    /// Its id; items of equal content have the same id.
     pub id: FileId,
-    /// Size, bytes.
+    /// Size, bytes; of a folder with its index and without holes.
     pub size: u64,
     /// Number of chunks.
     pub chunks: u32,
@@ -96,7 +101,7 @@ pub struct SharedFolder {
 
 #[derive(Default)]
 struct State {
-    shared: BTreeMap<FileName, (SharedFile, Identity)>,
+    shared: BTreeMap<FileName, (SharedFile, ItemState)>,
     /// The shared names of each file id.
     names: HashMap<FileId, BTreeSet<FileName>>,
     /// The files of the last scan that are not shared.
@@ -110,7 +115,7 @@ struct State {
 
 /// A file that is not shared yet.
 struct Candidate {
-    identity: Identity,
+    identity: ItemState,
     readiness: Readiness,
     /// Number of failed attempts to hash this state of the file.
     failures: u32,
@@ -150,11 +155,37 @@ impl SharedFolder {
         }
     }
 
-    /// Names of the visible sub-folders whose files are not shared.
-    pub fn unshared_subfolders(&self) -> Vec<String> {
-        let mut names = folder_scan::subfolders(&self.folder);
-        names.retain(|name| !self.shares_nested || name != folder_scan::SHAREABLE_FOLDER);
-        names
+    /// Size of an item in the folder, bytes; 0 if it is not there. Of a folder, as the last scan found it.
+    pub fn size_of(&self, name: &FileName) -> u64 {
+        let state = lock(&self.state);
+        let candidate = state.candidates.get(name).map(|candidate| candidate.identity);
+        let found = candidate.or_else(|| state.shared.get(name).map(|(_, found)| *found));
+        drop(state);
+        match found {
+            Some(ItemState::Folder(tree)) => tree.bytes(),
+            _ => self.path_of(name).metadata().map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    /// The sub-folder `shareable_files`, if there is one and its items are shared.
+    fn shareable_files(&self) -> Option<PathBuf> {
+        let below = self.folder.join(folder_scan::SHAREABLE_FOLDER);
+        // A link would leave the folder.
+        let is_folder = || fs::symlink_metadata(&below).is_ok_and(|metadata| metadata.is_dir());
+        (self.shares_nested && is_folder()).then_some(below)
+    }
+
+    /// The folder for downloads: the sub-folder `shareable_files` if there is one and its items are shared, otherwise the
+    /// folder itself.
+    pub fn download_folder(&self) -> PathBuf {
+        self.shareable_files().unwrap_or_else(|| self.folder.clone())
+    }
+
+    /// The path of an item of this name, scanned or not; `None` if there is none.
+    pub fn find(&self, name: &FileName) -> Option<PathBuf> {
+        let folders = [Some(self.folder.clone()), self.shareable_files()];
+        let paths = folders.into_iter().flatten().map(|folder| folder.join(name.as_str()));
+        paths.into_iter().find(|path| path.exists())
     }
 
     /// The folder, as passed to [`open`](Self::open).
@@ -162,13 +193,16 @@ impl SharedFolder {
         &self.folder
     }
 
-    /// Number of visible files in the folder, hashed or not; 0 if it cannot be read.
+    /// Number of visible files and sub-folders in the folder, hashed or not; 0 if it cannot be read.
     pub fn count_files(&self) -> usize {
         let nested = self.shares_nested.then(|| self.folder.join(folder_scan::SHAREABLE_FOLDER));
         let entries = [Some(self.folder.clone()), nested].into_iter().flatten().map(std::fs::read_dir);
         let entries = entries.flatten().flatten().flatten();
         let is_shared = |entry: &std::fs::DirEntry| {
-            !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_file()
+            let name = entry.file_name();
+            let is_item =
+                |path: PathBuf| path.is_file() || path.is_dir() && name != folder_scan::SHAREABLE_FOLDER;
+            !name.as_encoded_bytes().starts_with(b".") && is_item(entry.path())
         };
         entries.filter(is_shared).count()
     }
@@ -189,8 +223,9 @@ impl SharedFolder {
     /// still be writing to them. At the first scan, files not modified for [`limits::FILE_SETTLED_MIN`]
     /// are ready, too.
     ///
-    /// Subfolders (except `shareable_files`, if [wanted](Self::with_shareable_files)) and hidden files are ignored; our own unfinished files are hidden. Skipped with a
-    /// reason: other types than regular files, links to a target outside the folder or to a hidden
+    /// Hidden files and folders are ignored; our own unfinished files are hidden. A folder is one item, except
+    /// `shareable_files`, whose entries are items if [wanted](Self::with_shareable_files). Skipped with a
+    /// reason: other types, links to folders, links to a target outside the folder or to a hidden
     /// one, unfinished downloads of other programs (`*.part`), and names that are no [`FileName`].
     ///
     /// # Errors
@@ -237,27 +272,22 @@ impl SharedFolder {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let complete = CompleteFile::publish(&self.path_of(name), chunk_size, hashed, stop)
-            .and_then(|complete| complete.by_path(identity));
+        let published = item::publish(&self.path_of(name), &identity, chunk_size, hashed, stop);
         let mut state = lock(&self.state);
-        let complete = match complete {
-            Err(error) if is_transient(&error) => return Err(error),
+        let why = match published {
+            Err(Unshared::Store(error)) if is_transient(&error) => return Err(error),
             // Meanwhile, a scan found another state, or the file was shared by `adopt`.
             _ if state.settled(name) != Some(identity) => return Ok(None),
-            complete => complete,
-        };
-        match complete {
-            Ok(complete) => Ok(Some(FolderChange::Added(state.share(name, complete, identity)))),
-            Err(error) if has_changed(&error) => {
+            Ok(content) => return Ok(Some(FolderChange::Added(state.share(name, content, identity)))),
+            Err(Unshared::Store(error)) if has_changed(&error) => {
                 state.candidates.remove(name);
-                Ok(None)
+                return Ok(None);
             }
-            Err(error) => {
-                let why = error.to_string();
-                state.failed(name, identity, why.clone(), Instant::now());
-                Ok(state.report_skipped(name.as_str().into(), why))
-            }
-        }
+            Err(Unshared::Store(error)) => error.to_string(),
+            Err(Unshared::Refused(why)) => why,
+        };
+        state.failed(name, identity, why.clone(), Instant::now());
+        Ok(state.report_skipped(name.as_str().into(), why))
     }
 
     /// Shares a file that was just downloaded into the folder, without hashing it: **the caller has
@@ -270,14 +300,21 @@ impl SharedFolder {
     /// The file does not exist, cannot be opened, has another size than the manifest, or is one
     /// that [`rescan`](Self::rescan) would skip or ignore.
     pub fn adopt(&self, name: FileName, manifest: Arc<Manifest>) -> Result<Vec<FolderChange>, StoreError> {
-        let path = self.folder.join(name.as_str());
+        let is_in = |folder: &Path| folder.join(name.as_str()).symlink_metadata().is_ok();
+        let below = self.shareable_files().filter(|below| !is_in(&self.folder) && is_in(below));
+        let (is_nested, folder) = (below.is_some(), below.unwrap_or_else(|| self.folder.clone()));
+        let path = folder.join(name.as_str());
         let invalid = |reason| error::invalid_input("share", &path, reason);
-        let root = fs::canonicalize(&self.folder).map_err(error::io("open", &self.folder))?;
+        let root = fs::canonicalize(&folder).map_err(error::io("open", &folder))?;
         let _comparing = lock(&self.comparing);
         let (name, identity) = folder_scan::classify(&root, OsStr::new(name.as_str()))
             .map_err(invalid)?
             .ok_or_else(|| invalid("hidden, not a file, or removed".to_owned()))?;
-        let complete = CompleteFile::verified(&path, manifest)?.by_path(identity)?;
+        let ItemState::File(stamp) = identity else {
+            // The scan hashes the folder, which has the same id then.
+            return Ok(Vec::new());
+        };
+        let complete = SharedContent::File(CompleteFile::verified(&path, manifest)?.by_path(stamp)?);
         let mut state = lock(&self.state);
         let known = state.shared.get(&name).is_some_and(|(file, seen)| {
             *seen == identity && file.id == complete.id() && !file.file.is_corrupt()
@@ -286,7 +323,10 @@ impl SharedFolder {
             return Ok(Vec::new());
         }
         let before = state.forget(&name, false);
-        state.nested.remove(&name);
+        match is_nested {
+            true => _ = state.nested.insert(name.clone()),
+            false => _ = state.nested.remove(&name),
+        }
         let added = FolderChange::Added(state.share(&name, complete, identity));
         Ok(before.into_iter().chain([added]).collect())
     }
@@ -349,21 +389,21 @@ impl State {
     fn compare(&mut self, scan: Scan, now: Instant) -> FolderDiff {
         let first = !std::mem::replace(&mut self.scanned, true);
         let settled_before = SystemTime::now().checked_sub(limits::FILE_SETTLED_MIN).filter(|_| first);
-        let Scan { files, nested, mut skipped } = scan;
+        let Scan { items, nested, mut skipped } = scan;
         let before = std::mem::replace(&mut self.nested, nested);
-        let changed = |(name, (file, identity)): (&FileName, &(SharedFile, Identity))| {
+        let changed = |(name, (file, identity)): (&FileName, &(SharedFile, ItemState))| {
             let has_moved = before.contains(name) != self.nested.contains(name);
-            let is_same = files.get(name) == Some(identity) && !has_moved && !file.file.is_corrupt();
+            let is_same = items.get(name) == Some(identity) && !has_moved && !file.file.is_corrupt();
             (!is_same).then(|| name.clone())
         };
         let changed: Vec<_> = self.shared.iter().filter_map(changed).collect();
         let mut diff = FolderDiff::default();
         for name in changed {
-            let is_in_place = self.shared.get(&name).is_some_and(|(_, seen)| files.get(&name) == Some(seen));
+            let is_in_place = self.shared.get(&name).is_some_and(|(_, seen)| items.get(&name) == Some(seen));
             diff.changes.extend(self.forget(&name, is_in_place));
         }
         let mut before = std::mem::take(&mut self.candidates);
-        for (name, identity) in files {
+        for (name, identity) in items {
             if self.shared.contains_key(&name) {
                 continue;
             }
@@ -396,7 +436,7 @@ impl State {
     }
 
     /// Records that a file could not be hashed. The pause before the next attempt doubles with each failure.
-    fn failed(&mut self, name: &FileName, identity: Identity, why: String, now: Instant) {
+    fn failed(&mut self, name: &FileName, identity: ItemState, why: String, now: Instant) {
         let failures = self.candidates.get(name).map_or(0, |candidate| candidate.failures);
         let pause = limits::FILE_RETRY_MIN.saturating_mul(1 << failures.min(16)).min(limits::FILE_RETRY_MAX);
         let readiness = Readiness::Unusable { why, retry: now + pause };
@@ -404,14 +444,14 @@ impl State {
     }
 
     /// Identity of a file that is ready to be hashed.
-    fn settled(&self, name: &FileName) -> Option<Identity> {
+    fn settled(&self, name: &FileName) -> Option<ItemState> {
         let candidate = self.candidates.get(name)?;
         matches!(candidate.readiness, Readiness::Settled).then_some(candidate.identity)
     }
 
-    fn share(&mut self, name: &FileName, complete: CompleteFile, identity: Identity) -> SharedFile {
-        let (id, size, chunks) = (complete.id(), complete.layout().size(), complete.layout().count());
-        let file = SharedFile { name: name.clone(), file: Arc::new(complete), id, size, chunks };
+    fn share(&mut self, name: &FileName, content: SharedContent, identity: ItemState) -> SharedFile {
+        let (id, size, chunks) = (content.id(), content.layout().size(), content.layout().count());
+        let file = SharedFile { name: name.clone(), file: Arc::new(content), id, size, chunks };
         self.candidates.remove(name);
         self.names.entry(file.id).or_default().insert(name.clone());
         self.shared.insert(name.clone(), (file.clone(), identity));

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, FileType, Mode};
 use std::cell::Cell;
 use std::fs::{File, FileTimes};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -290,11 +290,11 @@ fn files_of_shareable_files_are_shared_under_their_own_names_if_wanted() {
     fs::write(below.join("both"), "hidden by the file of the folder").unwrap();
     fs::write(below.join("x.part"), "").unwrap();
     fixture.write("both", "both");
-    assert_eq!(fixture.shared.unshared_subfolders(), ["other", folder_scan::SHAREABLE_FOLDER]);
     let Fixture { folder, shared, clock } = fixture;
     let fixture = Fixture { folder, shared: shared.with_shareable_files(), clock };
     let diff = fixture.rescan();
     assert_eq!(diff.len(), 3, "{diff:?}");
+    assert_eq!(diff[2], "hash:", "nothing is settled");
     assert!(
         diff[0].starts_with("shareable_files/both: ") && diff[0].ends_with("which is shared"),
         "{diff:?}"
@@ -307,10 +307,14 @@ fn files_of_shareable_files_are_shared_under_their_own_names_if_wanted() {
     );
     assert_eq!(fixture.serves("inner").as_deref(), Some("inner"));
     assert_eq!(fixture.serves("both").as_deref(), Some("both"));
-    assert_eq!(
-        (fixture.shared.count_files(), fixture.shared.unshared_subfolders()),
-        (4, vec!["other".to_owned()])
-    );
+    assert_eq!(fixture.shared.count_files(), 5);
+    assert_eq!(fixture.hash("other").as_deref(), Some("+other"));
+    assert_eq!(fixture.shared.download_folder(), below);
+    // A finished download is shared where it is.
+    fs::write(below.join("got"), "got").unwrap();
+    assert_eq!(fixture.adopt("got", manifest_of("got")).unwrap(), ["+got"]);
+    assert_eq!(fixture.shared.path_of(&name("got")), below.join("got"));
+    assert_eq!(fixture.rescan(), ["hash:"]);
     // A file that moves out of the sub-folder is served from its new path.
     fs::rename(below.join("inner"), fixture.path("inner")).unwrap();
     assert_eq!(fixture.rescan().first().map(String::as_str), Some("-inner"));
@@ -584,4 +588,78 @@ fn a_file_found_to_be_corrupt_is_hashed_again_and_gets_a_new_id() {
     assert_eq!(shared.rescan().unwrap().to_hash, std::slice::from_ref(&name));
     let Ok(Some(FolderChange::Added(file))) = shared.hash(&name, &|_| (), &|| false) else { panic!() };
     assert!(file.id != id && file.file.check_reported(ChunkIndex(0)));
+}
+
+/// Writes a folder with two files into the shared folder.
+fn write_folder(fixture: &Fixture, name: &str) {
+    fs::create_dir_all(fixture.path(name).join("sub")).unwrap();
+    fs::write(fixture.path(name).join("one"), "one").unwrap();
+    fs::write(fixture.path(name).join("sub/two"), "two").unwrap();
+}
+
+#[test]
+fn a_sub_folder_is_one_item_and_follows_each_change_in_it() {
+    let fixture = Fixture::scanned_once();
+    write_folder(&fixture, "data");
+    assert_eq!(fixture.rescan(), ["hash:"]);
+    assert_eq!(fixture.rescan(), ["hash:data"]);
+    assert_eq!(fixture.hash("data").as_deref(), Some("+data"));
+    assert_eq!((fixture.shared.count_files(), fixture.shared.size_of(&name("data"))), (1, 6));
+    let first = fixture.shared_file("data");
+    assert!(matches!(*first.file, SharedContent::Folder(_)) && first.file.manifest().unwrap().is_tree());
+    assert_eq!(fixture.rescan(), ["hash:"]);
+    let changes: [&dyn Fn(&Path); 5] = [
+        &|data| fs::write(data.join("sub/two"), "2").unwrap(),
+        &|data| fs::write(data.join("three"), "").unwrap(),
+        &|data| fs::remove_file(data.join("three")).unwrap(),
+        &|data| symlink("one", data.join("link")).unwrap(),
+        &|data| fs::set_permissions(data.join("sub"), fs::Permissions::from_mode(0o700)).unwrap(),
+    ];
+    for change in changes {
+        change(&fixture.path("data"));
+        assert_eq!(fixture.rescan(), ["-data", "hash:"]);
+        assert_eq!(fixture.rescan(), ["hash:data"]);
+        assert_eq!(fixture.hash("data").as_deref(), Some("+data"));
+    }
+    assert_ne!(fixture.shared_file("data").id, first.id);
+    fs::remove_dir_all(fixture.path("data")).unwrap();
+    assert_eq!(fixture.rescan(), ["-data", "hash:"]);
+}
+
+#[test]
+fn a_sub_folder_that_changes_before_it_is_hashed_or_has_a_fifo_is_not_shared() {
+    let fixture = Fixture::scanned_once();
+    write_folder(&fixture, "data");
+    fixture.rescan();
+    fixture.rescan();
+    fs::write(fixture.path("data/new"), "").unwrap();
+    assert_eq!(fixture.hash("data"), None);
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_bits_truncate(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, fixture.path("data/fifo"), fifo, mode, 0).unwrap();
+    fixture.rescan();
+    fixture.rescan();
+    let why = fixture.hash("data").unwrap();
+    assert!(why.starts_with("data: 1 entry of this folder cannot be sent, for example fifo: "), "{why}");
+    fs::remove_file(fixture.path("data/fifo")).unwrap();
+    fixture.settle();
+    assert_eq!(fixture.names(), ["data"]);
+}
+
+#[test]
+fn the_md5_of_a_folder_is_that_of_its_chunks() {
+    let fixture = Fixture::scanned_once();
+    write_folder(&fixture, "data");
+    fixture.settle();
+    let folder = fixture.shared_file("data");
+    let md5 = folder.file.md5(&|_| (), &|| false).unwrap();
+    let mut expected = crate::content::md5::Md5Hasher::new();
+    for index in folder.file.layout().indices() {
+        let chunk = folder.file.stored(index).unwrap();
+        let mut bytes = vec![0; chunk.length as usize];
+        chunk.file.read_exact_at(&mut bytes, chunk.offset).unwrap();
+        expected.update(&bytes);
+    }
+    assert_eq!(md5, expected.finish());
+    assert!(matches!(folder.file.md5(&|_| (), &|| true), Err(StoreError::Stopped)));
 }

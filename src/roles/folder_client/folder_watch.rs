@@ -6,7 +6,7 @@
 use super::Inner;
 use crate::content::FileName;
 use crate::content::fmt::counted;
-use crate::content::limits::FOLDER_SCAN_INTERVAL;
+use crate::content::limits::{FOLDER_SCAN_INTERVAL, FOLDER_SCAN_PAUSE_FACTOR};
 use crate::protocol::tracker::FileSummary;
 use crate::report::watch::Watch;
 use crate::storage::shared_folder::{FolderChange, SharedFile};
@@ -25,10 +25,6 @@ const LARGE_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const LOGGED_CHANGES_MAX: usize = 16;
 /// Interval at which the files hashed so far are announced during a long scan.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of sub-folders that the log names.
-const NAMED_SUBFOLDERS_MAX: usize = 5;
-/// A scan of a large folder is repeated after a multiple of its duration, which limits its share of the processor.
-const SCAN_PAUSE_FACTOR: u32 = 4;
 
 /// Large files to hash, the smallest first, and the signal that there are some.
 #[derive(Clone)]
@@ -64,7 +60,6 @@ impl FolderWatch {
         inner.threads.spawn("folder", move || {
             let mut pause = watch.scan();
             watch.log_shared();
-            log_subfolders(&watch.inner);
             while !watch.inner.shutdown.wait(pause) {
                 pause = watch.scan();
             }
@@ -98,7 +93,7 @@ impl FolderWatch {
                 return FOLDER_SCAN_INTERVAL;
             }
         };
-        let pause = FOLDER_SCAN_INTERVAL.max(started.elapsed() * SCAN_PAUSE_FACTOR);
+        let pause = FOLDER_SCAN_INTERVAL.max(started.elapsed() * FOLDER_SCAN_PAUSE_FACTOR);
         self.unreadable = false;
         let mut changes = Changes::new(&self.inner, scan.changes.len());
         scan.changes.into_iter().for_each(|change| changes.apply(change));
@@ -109,7 +104,7 @@ impl FolderWatch {
         let watch = self.inner.watch.separate();
         if !small.is_empty() {
             let title = format!("hashing {}", counted(small.len() as u64, "file"));
-            watch.begin(&title, small.iter().map(|name| size(&self.inner, name)).sum(), 0);
+            watch.begin(&title, small.iter().map(|name| self.inner.folder.size_of(name)).sum(), 0);
         }
         for name in small {
             match hash(&self.inner, &name, &*watch) {
@@ -126,27 +121,14 @@ impl FolderWatch {
     /// Splits files into small and large ones, each the smallest first.
     fn by_size(&self, names: Vec<FileName>) -> (Vec<FileName>, Vec<FileName>) {
         let names = names.into_iter().filter(|name| Some(name) != self.own_log.as_ref());
-        let mut sized: Vec<(u64, FileName)> = names.map(|name| (size(&self.inner, &name), name)).collect();
+        let mut sized: Vec<(u64, FileName)> =
+            names.map(|name| (self.inner.folder.size_of(&name), name)).collect();
         sized.sort_unstable();
         let large = sized.partition_point(|(size, _)| *size < LARGE_FILE_BYTES);
         let large = sized.split_off(large);
         let names = |sized: Vec<(u64, FileName)>| sized.into_iter().map(|(_, name)| name).collect();
         (names(sized), names(large))
     }
-}
-
-/// Mentions the sub-folders that are not shared, in one line.
-fn log_subfolders(inner: &Inner) {
-    let names = inner.folder.unshared_subfolders();
-    if names.is_empty() {
-        return;
-    }
-    let named = names.iter().take(NAMED_SUBFOLDERS_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = match names.len().saturating_sub(NAMED_SUBFOLDERS_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    log::info!("sub-folders are not shared, except shareable_files: {named}{more}");
 }
 
 impl LargeFiles {
@@ -175,7 +157,7 @@ fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
         match next {
             Some(name) => {
                 let watch = inner.watch.separate();
-                watch.begin(&format!("hashing {name}"), size(inner, &name), 0);
+                watch.begin(&format!("hashing {name}"), inner.folder.size_of(&name), 0);
                 let change = hash(inner, &name, &*watch);
                 watch.end();
                 change.into_iter().for_each(|change| apply(inner, change));
@@ -189,11 +171,6 @@ fn hash_large_files(inner: &Inner, large: &LargeFiles, woken: &Receiver<()>) {
             return;
         }
     }
-}
-
-/// Size of a file of the folder, bytes; 0 if it is not there.
-fn size(inner: &Inner, name: &FileName) -> u64 {
-    inner.folder.path_of(name).metadata().map_or(0, |metadata| metadata.len())
 }
 
 /// Hashes a file. `None` without a change, or after an error that is logged.

@@ -380,16 +380,16 @@ pub(super) fn select(
     selection::select(item, &mut inner.finder()?, outage(inner), &wait, shutdown)
 }
 
-/// Whether a file of the requested name is in the folder.
+/// Whether an item of the requested name is in the folder.
 fn is_in_folder(inner: &Inner, query: &Query) -> bool {
-    query.name.as_ref().is_some_and(|name| inner.folder.path().join(name.as_str()).is_file())
+    query.name.as_ref().is_some_and(|name| inner.folder.find(name).is_some())
 }
 
 /// Destination of a download: a plain name is resolved in the folder, a path is used unchanged.
 fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
-    let folder = inner.folder.path();
+    let folder = inner.folder.download_folder();
     match out {
-        None => folder.to_owned(),
+        None => folder,
         Some(out) if out.components().count() == 1 && out.file_name().is_some() => folder.join(out),
         Some(out) => out.to_owned(),
     }
@@ -398,7 +398,8 @@ fn destination(inner: &Inner, out: Option<&Path>) -> PathBuf {
 /// Name under which the file will be shared; `None` if its destination is outside the folder, if no file of this name is
 /// shared, or if this client shares nothing.
 fn shared_name(inner: &Inner, path: &Path) -> Result<Option<FileName>, RoleError> {
-    if path.parent() != Some(inner.folder.path()) || !inner.config.shares {
+    let folders = [inner.folder.path().to_owned(), inner.folder.download_folder()];
+    if !folders.iter().any(|folder| path.parent() == Some(folder)) || !inner.config.shares {
         return Ok(None);
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Removes a file from a shared folder after it has been replicated elsewhere.
+//! Removes a file or a sub-folder from a shared folder after it has been replicated elsewhere.
 //!
 //! The file is first renamed into a hidden subfolder, where no other program writes, and checked
 //! there: only the hashed file is ever deleted. Invariant: until it is deleted, the complete file
 //! exists under one of the two names. A file that a crash leaves in the hidden subfolder is moved
 //! back by [`restore`](SharedFolder::restore).
 
-use super::{SharedFolder, error};
+use super::{ItemState, SharedFolder, error};
 use crate::content::{DurableStamp, FileId, FileName};
 use crate::storage::StoreError;
 use crate::storage::disk::{self, Identity};
@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Hidden subfolder for files about to be deleted.
 const REMOVAL_FOLDER: &str = ".shoal-leaving";
+/// First part of the name of a folder in it whose entries are being deleted. No item has a hidden name.
+const DELETED_PREFIX: &str = ".deleted-";
 
 /// Result of the deletion of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +53,8 @@ impl SharedFolder {
         let Some((_, identity)) = shared.filter(|(file, _)| file.id == id && !file.file.is_corrupt()) else {
             return Ok(Deletion::Changed);
         };
-        let path = self.path().join(name.as_str());
-        if !is_exactly(&path, |found| found == identity)? {
+        let path = self.path_of(name);
+        if !is_exactly(&path, &identity, |found| *found == identity)? {
             return Ok(Deletion::Changed);
         }
         if !permitted() {
@@ -66,7 +68,7 @@ impl SharedFolder {
         }
         let leaving = removal_folder.join(name.as_str());
         rename(&path, &leaving)?;
-        if !is_exactly(&leaving, |found| found.is_moved(&identity))? {
+        if !is_exactly(&leaving, &identity, |found| found.is_moved(&identity))? {
             // Another program has replaced the file between check and rename.
             rename(&leaving, &path)?;
             return Ok(Deletion::Changed);
@@ -79,11 +81,21 @@ impl SharedFolder {
         }
         confirmed();
         lock(&self.state).forget(name, false);
-        let deleted = disk::remove(&leaving);
-        if deleted.is_err() {
-            rename(&leaving, &path)?;
+        match identity {
+            ItemState::File(_) => {
+                let deleted = disk::remove(&leaving);
+                if deleted.is_err() {
+                    rename(&leaving, &path)?;
+                }
+                deleted?;
+            }
+            ItemState::Folder(_) => {
+                // From this name on, a folder is not restored: some of its entries may be deleted.
+                let deleted = removal_folder.join(format!("{DELETED_PREFIX}{name}"));
+                rename(&leaving, &deleted)?;
+                fs::remove_dir_all(&deleted).map_err(error::io("delete", &deleted))?;
+            }
         }
-        deleted?;
         // Fails if another file is left in the subfolder; the next start restores that file.
         let _ = fs::remove_dir(&removal_folder);
         disk::sync_folder(self.path())?;
@@ -102,8 +114,12 @@ impl SharedFolder {
     ) -> Result<bool, StoreError> {
         let _comparing = lock(&self.comparing);
         let path = self.path().join(name.as_str());
-        if !is_exactly(&path, |found| found.durable() == Some(stamp))? {
-            return Ok(false);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() && Identity::of(&found).durable() == Some(stamp) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error::io("read the metadata of", &path)(error));
+            }
+            _ => return Ok(false),
         }
         rename(&path, &self.path().join(aside.as_str()))?;
         disk::sync_folder(self.path())?;
@@ -123,6 +139,10 @@ impl SharedFolder {
         };
         for entry in entries {
             let entry = entry.map_err(error::io("read", &removal_folder))?;
+            if entry.file_name().as_encoded_bytes().starts_with(DELETED_PREFIX.as_bytes()) {
+                fs::remove_dir_all(entry.path()).map_err(error::io("delete", &entry.path()))?;
+                continue;
+            }
             let path = self.path().join(entry.file_name());
             match rename(&entry.path(), &path) {
                 Ok(()) => log::info!("restored {}, whose deletion was interrupted", path.display()),
@@ -140,12 +160,21 @@ impl SharedFolder {
     }
 }
 
-/// Whether the path is a regular file, no link, and its identity is accepted by `matches`.
-fn is_exactly(path: &Path, matches: impl Fn(Identity) -> bool) -> Result<bool, StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(metadata.is_file() && matches(Identity::of(&metadata))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error::io("read the metadata of", path)(error)),
+/// Whether the item at the path is of the same type as `before`, no link, and its state is accepted by `matches`.
+fn is_exactly(
+    path: &Path,
+    before: &ItemState,
+    matches: impl Fn(&ItemState) -> bool,
+) -> Result<bool, StoreError> {
+    match (fs::symlink_metadata(path), before) {
+        (Ok(metadata), ItemState::File(_)) => {
+            Ok(metadata.is_file() && matches(&ItemState::File(Identity::of(&metadata))))
+        }
+        (Ok(metadata), ItemState::Folder(_)) => {
+            Ok(metadata.is_dir() && matches(&ItemState::of_folder(path)?))
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        (Err(error), _) => Err(error::io("read the metadata of", path)(error)),
     }
 }
 
@@ -263,5 +292,38 @@ mod tests {
         shared.restore().unwrap();
         assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"one");
         assert_eq!(fs::read(removal_folder.join("a")).unwrap(), b"other");
+    }
+
+    #[test]
+    fn a_folder_is_deleted_only_as_it_was_hashed_and_its_rest_is_not_restored() {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("sub")).unwrap();
+        fs::write(data.join("sub/one"), "one").unwrap();
+        let shared = SharedFolder::open(folder.path()).unwrap();
+        let name = FileName::new("data").unwrap();
+        let share = || {
+            while shared.by_name(&name).is_none() {
+                for name in shared.rescan().unwrap().to_hash {
+                    shared.hash(&name, &|_| (), &|| false).unwrap();
+                }
+            }
+            shared.by_name(&name).unwrap().id
+        };
+        let id = share();
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) < 1;
+        assert_eq!(shared.delete(&name, id, &once, &|| panic!()).unwrap(), Deletion::NotPermitted);
+        fs::write(data.join("sub/new"), "").unwrap();
+        assert_eq!(shared.delete(&name, id, &|| true, &|| panic!()).unwrap(), Deletion::Changed);
+        assert_eq!(fs::read(data.join("sub/one")).unwrap(), b"one");
+        shared.rescan().unwrap();
+        let id = share();
+        assert_eq!(shared.delete(&name, id, &|| true, &|| ()).unwrap(), Deletion::Deleted);
+        assert!(names(&folder).is_empty());
+        let rest = folder.path().join(REMOVAL_FOLDER).join(format!("{DELETED_PREFIX}data"));
+        fs::create_dir_all(rest.join("sub")).unwrap();
+        shared.restore().unwrap();
+        assert!(names(&folder).is_empty(), "an interrupted deletion is completed");
     }
 }

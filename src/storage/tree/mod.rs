@@ -10,5 +10,5 @@ mod holes;
 mod scan;
 mod source;
 
-pub use scan::{RefusedEntry, ScanOptions, TreeScan};
+pub use scan::{RefusedEntry, ScanOptions, TreeScan, TreeState};
 pub use source::{PublishError, TreeSource};

@@ -4,6 +4,8 @@
 
 use super::beneath;
 use super::holes::holes_of;
+use crate::content::Digest;
+use crate::content::digest::Hasher;
 use crate::content::limits::{TREE_ENTRIES_MAX, TREE_FILE_SIZE_MAX, TREE_SECONDS_MAX};
 use crate::content::tree::{Entry, EntryKind, Mtime, TreeError, TreeIndex, TreePath};
 use crate::storage::error::{self, StoreError};
@@ -17,6 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// Directories that are open at the same time.
 const OPEN_DIRECTORIES_MAX: usize = 256;
@@ -68,6 +71,29 @@ impl Stamp {
     pub(super) fn matches(&self, entry: &Entry, stat: &Stat) -> bool {
         let EntryKind::File { size, .. } = entry.kind else { return false };
         Self::of(stat) == *self && stat.st_size as u64 == size && modified(stat) == entry.modified
+    }
+}
+
+/// State of a folder. Two equal states mean the same entries, unmodified in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeState {
+    digest: Digest,
+    /// Latest modification time of an entry, seconds since 1970.
+    newest: i64,
+    /// Bytes of all files, with their holes.
+    bytes: u64,
+}
+
+impl TreeState {
+    /// Whether all entries were last modified before `time`.
+    pub(in crate::storage) fn written_before(&self, time: SystemTime) -> bool {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.newest < i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// Bytes of all files, with their holes.
+    pub(in crate::storage) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -152,6 +178,41 @@ impl TreeScan {
         let linked = self.found.iter().filter(|found| found.has_other_names);
         let linked = linked.filter(|found| seen.insert((found.stamp.device, found.stamp.inode)));
         bytes + linked.map(|found| found.entry.content_bytes()).sum::<u64>()
+    }
+
+    /// The state of the folder: all entries with their metadata, sent or not.
+    pub(in crate::storage) fn state(&self) -> TreeState {
+        let mut hasher = Hasher::new();
+        let mut number = |number: u64| hasher.update(&number.to_be_bytes());
+        let (mut newest, mut bytes) = (0, 0);
+        number(self.found.len() as u64);
+        let refused = self.refused.iter().map(|refused| (&refused.path, refused.reason.as_bytes()));
+        let links = self.found.iter().map(|found| match &found.entry.kind {
+            EntryKind::Link { target } => (&found.entry.path, &target[..]),
+            _ => (&found.entry.path, &b""[..]),
+        });
+        for Found { entry, stamp, .. } in &self.found {
+            let size = match entry.kind {
+                EntryKind::File { size, .. } => size,
+                _ => 0,
+            };
+            let Mtime { seconds, nanoseconds } = entry.modified;
+            newest = newest.max(seconds);
+            bytes += size;
+            number(seconds as u64);
+            number(u64::from(nanoseconds) << 32 | u64::from(entry.mode));
+            number(size);
+            [stamp.device, stamp.inode, stamp.changed.0 as u64, u64::from(stamp.changed.1)]
+                .into_iter()
+                .for_each(&mut number);
+        }
+        for (path, text) in links.chain(refused) {
+            hasher.update(path.bytes());
+            hasher.update(&[0]);
+            hasher.update(text);
+            hasher.update(&[0]);
+        }
+        TreeState { digest: hasher.finish(), newest, bytes }
     }
 
     /// Leaves out further entries.

@@ -6,13 +6,15 @@
 use super::files::TreeFiles;
 use super::hash::hash_all;
 use super::scan::{RefusedEntry, TreeScan};
+use crate::content::md5::Md5Hasher;
 use crate::content::tree::{EntryKind, TreeContent, TreePath};
-use crate::content::{Bitfield, ChunkIndex, FileId, Manifest};
+use crate::content::{Bitfield, ChunkIndex, FileId, Manifest, Md5};
 use crate::storage::error::{self, StoreError};
 use crate::storage::hashing::{self, HashCallbacks};
 use crate::storage::{ChunkSource, Progress, StoredChunk};
 use crate::sync::lock;
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex};
 
 /// Times that a folder is hashed without the files that change meanwhile.
@@ -96,6 +98,26 @@ impl TreeSource {
     /// The index and the chunks of the folder.
     pub fn content(&self) -> &TreeContent {
         self.files.content()
+    }
+
+    /// MD5 of all chunks in their order. `hashed` receives the number of bytes just hashed; `stop` is polled.
+    ///
+    /// # Errors
+    /// A chunk cannot be read, a file has changed ([`StoreError::Missing`]), or [`StoreError::Stopped`].
+    pub fn md5(&self, hashed: &dyn Fn(u64), stop: &dyn Fn() -> bool) -> Result<Md5, StoreError> {
+        let (mut hasher, mut bytes) = (Md5Hasher::new(), Vec::new());
+        for index in self.content().layout().indices() {
+            if stop() {
+                return Err(StoreError::Stopped);
+            }
+            let chunk = self.stored(index)?;
+            bytes.resize(chunk.length as usize, 0);
+            let read = chunk.file.read_exact_at(&mut bytes, chunk.offset);
+            read.map_err(error::io("read", self.files.folder()))?;
+            hasher.update(&bytes);
+            hashed(chunk.length);
+        }
+        Ok(hasher.finish())
     }
 
     /// Compares the metadata of all files with the scan, and stops offering the chunks of those that have changed. Returns

@@ -100,5 +100,5 @@ impl Inner {
 
 /// The stamp of the file under a name.
 fn stamp_at(folder: &SharedFolder, name: &FileName) -> Option<DurableStamp> {
-    FileStamp::at(&folder.path().join(name.as_str()))?.durable()
+    FileStamp::at(&folder.path_of(name))?.durable()
 }

@@ -134,7 +134,8 @@ impl Executor {
     ) -> Result<Self, RoleError> {
         let ExecutorConfig { files, log_file, catalogue, store, offers, watch, timeouts } = config;
         let TaskChannels { tasks, outcomes, failures } = channels;
-        let folder = files.map(|files| SharedFolder::open(&files)).transpose()?.map(Arc::new);
+        let open = |files: PathBuf| SharedFolder::open(&files).map(SharedFolder::with_shareable_files);
+        let folder = files.map(open).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;
         }

@@ -5,11 +5,11 @@
 
 use super::Inner;
 use crate::content::fmt::counted;
-use crate::content::limits::FOLDER_SCAN_INTERVAL;
+use crate::content::limits::{FOLDER_SCAN_INTERVAL, FOLDER_SCAN_PAUSE_FACTOR};
 use crate::content::{FileId, FileName, Md5};
 use crate::protocol::tracker::FileSummary;
 use crate::protocol::volunteer::KeptFile;
-use crate::storage::shared_folder::{FolderChange, SharedFile, SharedFolder};
+use crate::storage::shared_folder::{FolderChange, SharedContent, SharedFile, SharedFolder};
 use crate::storage::{ChunkSource as _, StoreError};
 use crate::swarm::keeping::TaskOutcome;
 use crate::sync::lock;
@@ -17,6 +17,7 @@ use crate::tracker::store::CatalogueError;
 use crate::upload::offers::Offer;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 /// The publisher must end: at the shutdown, or because the catalogue cannot be written.
@@ -49,21 +50,28 @@ impl Publisher {
             first_scan_reported: false,
         };
         inner.threads.spawn("publish", move || {
-            while publisher.scan().is_ok() && !publisher.inner.shutdown.wait(FOLDER_SCAN_INTERVAL) {}
+            while let Ok(pause) = publisher.scan() {
+                if publisher.inner.shutdown.wait(pause) {
+                    break;
+                }
+            }
         })
     }
 
-    /// Scans the folder once: publishes new files, withdraws removed and changed ones.
-    fn scan(&mut self) -> Result<(), Halt> {
+    /// Scans the folder once: publishes new items, withdraws removed and changed ones. Returns the pause until the next
+    /// scan.
+    fn scan(&mut self) -> Result<Duration, Halt> {
+        let started = Instant::now();
         let scan = match self.folder.rescan() {
             Ok(scan) => scan,
             Err(error) => {
                 if !std::mem::replace(&mut self.unreadable, true) {
                     log::warn!("{error}");
                 }
-                return Ok(());
+                return Ok(FOLDER_SCAN_INTERVAL);
             }
         };
+        let pause = FOLDER_SCAN_INTERVAL.max(started.elapsed() * FOLDER_SCAN_PAUSE_FACTOR);
         self.unreadable = false;
         self.scans += 1;
         for change in scan.changes {
@@ -77,15 +85,26 @@ impl Publisher {
         // A file that is still being written at the second scan counts as new: the report does not wait for it.
         if !self.first_scan_reported && (scan.unsettled == 0 || self.scans > 1) {
             self.first_scan_reported = true;
-            let files = counted(self.folder.files().len() as u64, "file");
-            log::info!("offering {files} of {}", self.folder.path().display());
+            log::info!("offering {} of {}", self.offered(), self.folder.path().display());
             self.inner.report(TaskOutcome::ScanComplete);
         }
-        Ok(())
+        Ok(pause)
+    }
+
+    /// The number of offered files, and of folders if there are some.
+    fn offered(&self) -> String {
+        let items = self.folder.files();
+        let is_folder = |item: &&SharedFile| matches!(*item.file, SharedContent::Folder(_));
+        let folders = items.iter().filter(is_folder).count();
+        let files = counted((items.len() - folders) as u64, "file");
+        match folders {
+            0 => files,
+            _ => format!("{files} and {}", counted(folders as u64, "folder")),
+        }
     }
 
     fn hash(&self, name: &FileName) -> Result<(), Halt> {
-        let size = fs::metadata(self.folder.path().join(name.as_str())).map_or(0, |metadata| metadata.len());
+        let size = self.folder.size_of(name);
         let watch = self.inner.watch.separate();
         watch.begin(&format!("hashing {name}"), size, 0);
         let hashed = |bytes| watch.advance(bytes);
@@ -151,7 +170,7 @@ impl Publisher {
 
     /// Reports that a file of the catalogue is no longer in the folder. The state machine knows which copies remain.
     fn report_withdrawn(&self, name: &FileName, id: FileId) {
-        match fs::symlink_metadata(self.folder.path().join(name.as_str())) {
+        match fs::symlink_metadata(self.folder.path_of(name)) {
             Ok(_) => log::info!("{name} has changed ({})", id.short()),
             Err(_) => log::info!("{name} was removed ({})", id.short()),
         }
