@@ -8,6 +8,7 @@ use super::disk::Identity;
 use super::error::{self, StoreError};
 use super::part::names;
 use super::shared_folder::ItemState;
+use super::tree::ScanOptions;
 use crate::content::FileName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -33,15 +34,15 @@ pub(super) const SHAREABLE_FOLDER: &str = "shareable_files";
 
 /// Scans a folder, and [`SHAREABLE_FOLDER`] in it if `nested`. A file of the folder itself hides one of the same name in the
 /// sub-folder.
-pub(super) fn scan(folder: &Path, nested: bool) -> Result<Scan, StoreError> {
+pub(super) fn scan(folder: &Path, nested: bool, options: &ScanOptions) -> Result<Scan, StoreError> {
     let root = fs::canonicalize(folder).map_err(error::io("open", folder))?;
-    let mut scan = scan_one(&root, folder)?;
+    let mut scan = scan_one(&root, folder, options)?;
     let below = root.join(SHAREABLE_FOLDER);
     // A link would leave the folder.
     if !nested || !fs::symlink_metadata(&below).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(scan);
     }
-    let inner = scan_one(&below, &folder.join(SHAREABLE_FOLDER))?;
+    let inner = scan_one(&below, &folder.join(SHAREABLE_FOLDER), options)?;
     let path = |name: &OsStr| Path::new(SHAREABLE_FOLDER).join(name).into_os_string();
     for (name, state) in inner.items {
         if scan.items.contains_key(&name) {
@@ -56,11 +57,11 @@ pub(super) fn scan(folder: &Path, nested: bool) -> Result<Scan, StoreError> {
     Ok(scan)
 }
 
-fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
+fn scan_one(root: &Path, folder: &Path, options: &ScanOptions) -> Result<Scan, StoreError> {
     let mut scan = Scan::default();
     for entry in fs::read_dir(root).map_err(error::io("read", folder))? {
         let name = entry.map_err(error::io("read", folder))?.file_name();
-        match classify(root, &name) {
+        match classify(root, &name, options) {
             Ok(Some((name, state))) => _ = scan.items.insert(name, state),
             Ok(None) => {}
             Err(reason) => _ = scan.skipped.insert(name, reason),
@@ -74,7 +75,11 @@ fn scan_one(root: &Path, folder: &Path) -> Result<Scan, StoreError> {
 ///
 /// # Errors
 /// The reason why the item cannot be shared.
-pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, ItemState)>, String> {
+pub(super) fn classify(
+    root: &Path,
+    name: &OsStr,
+    options: &ScanOptions,
+) -> Result<Option<(FileName, ItemState)>, String> {
     if is_hidden(name) {
         return Ok(None);
     }
@@ -101,7 +106,7 @@ pub(super) fn classify(root: &Path, name: &OsStr) -> Result<Option<(FileName, It
     match refusal(text) {
         Some(reason) => Err(reason.to_owned()),
         None if metadata.is_dir() => {
-            let state = ItemState::of_folder(&path).map_err(|error| error.to_string())?;
+            let state = ItemState::of_folder(&path, options).map_err(|error| error.to_string())?;
             Ok(Some((name, state)))
         }
         None => Ok(Some((name, ItemState::File(Identity::of(&metadata))))),

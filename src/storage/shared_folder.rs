@@ -23,6 +23,7 @@ use super::complete_file::CompleteFile;
 use super::disk;
 use super::error::{self, StoreError};
 use super::folder_scan::{self, Scan};
+use super::tree::ScanOptions;
 use crate::content::{ChunkIndex, DurableStamp, FileId, FileName, Manifest, limits, names};
 use crate::sync::lock;
 use rustix::io::Errno;
@@ -93,8 +94,10 @@ pub struct SharedFolder {
     /// Held during a scan and its comparison, so that no file is added in between and then missed
     /// in the older scan. The state is not locked while the folder is read.
     comparing: Mutex<()>,
-    /// Whether the files of the sub-folder `shareable_files` are shared, too.
+    /// Whether the items of the sub-folder `shareable_files` are shared, too.
     shares_nested: bool,
+    /// How sub-folders are scanned.
+    options: ScanOptions,
     /// The folder's lock, against other processes.
     _lock: Option<File>,
 }
@@ -139,12 +142,25 @@ impl SharedFolder {
         fs::read_dir(folder).map_err(error::io("read", folder))?;
         let lock = disk::lock_folder(folder)?;
         let (state, comparing) = (Mutex::default(), Mutex::default());
-        Ok(Self { folder: folder.to_owned(), state, comparing, shares_nested: false, _lock: lock })
+        Ok(Self {
+            folder: folder.to_owned(),
+            state,
+            comparing,
+            shares_nested: false,
+            options: ScanOptions::default(),
+            _lock: lock,
+        })
     }
 
     /// Also shares the files of the sub-folder `shareable_files`, under their own names.
     pub fn with_shareable_files(self) -> Self {
         Self { shares_nested: true, ..self }
+    }
+
+    /// Leaves a file out of the sub-folders: the log of this program.
+    pub fn without(self, log_file: &Path) -> Self {
+        let options = ScanOptions { omitted: Some(log_file.to_owned()), ..self.options };
+        Self { options, ..self }
     }
 
     /// Path of a file found by the last scan.
@@ -236,7 +252,7 @@ impl SharedFolder {
 
     fn rescan_at(&self, now: Instant) -> Result<FolderDiff, StoreError> {
         let _comparing = lock(&self.comparing);
-        let scan = folder_scan::scan(&self.folder, self.shares_nested)?;
+        let scan = folder_scan::scan(&self.folder, self.shares_nested, &self.options)?;
         Ok(lock(&self.state).compare(scan, now))
     }
 
@@ -272,7 +288,8 @@ impl SharedFolder {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<FolderChange>, StoreError> {
         let Some(identity) = lock(&self.state).settled(name) else { return Ok(None) };
-        let published = item::publish(&self.path_of(name), &identity, chunk_size, hashed, stop);
+        let published =
+            item::publish(&self.path_of(name), (&identity, &self.options), chunk_size, hashed, stop);
         let mut state = lock(&self.state);
         let why = match published {
             Err(Unshared::Store(error)) if is_transient(&error) => return Err(error),
@@ -307,7 +324,7 @@ impl SharedFolder {
         let invalid = |reason| error::invalid_input("share", &path, reason);
         let root = fs::canonicalize(&folder).map_err(error::io("open", &folder))?;
         let _comparing = lock(&self.comparing);
-        let (name, identity) = folder_scan::classify(&root, OsStr::new(name.as_str()))
+        let (name, identity) = folder_scan::classify(&root, OsStr::new(name.as_str()), &self.options)
             .map_err(invalid)?
             .ok_or_else(|| invalid("hidden, not a file, or removed".to_owned()))?;
         let ItemState::File(stamp) = identity else {

@@ -9,7 +9,7 @@ use crate::content::fmt::counted;
 use crate::content::limits::{FOLDER_SCAN_INTERVAL, FOLDER_SCAN_PAUSE_FACTOR};
 use crate::protocol::tracker::FileSummary;
 use crate::report::watch::Watch;
-use crate::storage::shared_folder::{FolderChange, SharedFile};
+use crate::storage::shared_folder::{FolderChange, SharedContent, SharedFile};
 use crate::sync::lock;
 use crate::upload::offers::Offer;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -253,8 +253,9 @@ fn record(inner: &Inner, change: FolderChange, level: log::Level) {
     match change {
         FolderChange::Added(SharedFile { name, file, id, size, chunks }) => {
             let summary = FileSummary { id, name: name.clone(), size, chunks };
+            let kind = if matches!(*file, SharedContent::Folder(_)) { "folder " } else { "" };
             inner.offers.offer(Offer { file: summary, source: file });
-            log::log!(level, "sharing {name}, {size} bytes, id {id}");
+            log::log!(level, "sharing {kind}{name}, {size} bytes, id {id}");
         }
         FolderChange::Removed { name, id, .. } => {
             // Unless another file has been offered under this name meanwhile.

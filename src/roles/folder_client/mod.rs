@@ -134,7 +134,7 @@ impl Member {
         shutdown: &Shutdown,
     ) -> Result<Self, RoleError> {
         let listener = Listener::bind(config.listen).map_err(RoleError::bind("-transfer_port PORT"))?;
-        let folder = SharedFolder::open(&config.folder)?.with_shareable_files();
+        let folder = SharedFolder::open(&config.folder)?.with_shareable_files().without(&config.log_file);
         let (address, offers) = (listener.address(), Offers::new());
         let (discovered, discoveries) = bounded(QUEUE);
         let listening = serve(listener, offers.clone(), &config.serve, Some(discovered), threads, shutdown)?;

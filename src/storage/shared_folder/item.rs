@@ -103,9 +103,8 @@ impl ItemState {
     ///
     /// # Errors
     /// The folder cannot be read, or has too many entries.
-    pub fn of_folder(path: &Path) -> Result<Self, StoreError> {
-        TreeScan::new(path, &ScanOptions::default(), &|_| (), &|| false)
-            .map(|scan| Self::Folder(scan.state()))
+    pub fn of_folder(path: &Path, options: &ScanOptions) -> Result<Self, StoreError> {
+        TreeScan::new(path, options, &|_| (), &|| false).map(|scan| Self::Folder(scan.state()))
     }
 
     /// Whether the item was last modified before `time`.
@@ -146,7 +145,7 @@ pub(super) enum Unshared {
 /// It cannot be read, has entries that cannot be sent, or has changed ([`StoreError::Changed`]).
 pub(super) fn publish(
     path: &Path,
-    state: &ItemState,
+    (state, options): (&ItemState, &ScanOptions),
     chunk_size: Option<u32>,
     hashed: &(dyn Fn(u64) + Sync),
     stop: &(dyn Fn() -> bool + Sync),
@@ -158,8 +157,7 @@ pub(super) fn publish(
             complete.map(SharedContent::File).map_err(Unshared::Store)
         }
         ItemState::Folder(state) => {
-            let scan =
-                TreeScan::new(path, &ScanOptions::default(), &|_| (), stop).map_err(Unshared::Store)?;
+            let scan = TreeScan::new(path, options, &|_| (), stop).map_err(Unshared::Store)?;
             if scan.state() != *state {
                 return Err(Unshared::Store(StoreError::Changed(path.to_owned())));
             }

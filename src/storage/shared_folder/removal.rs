@@ -9,6 +9,7 @@ use super::{ItemState, SharedFolder, error};
 use crate::content::{DurableStamp, FileId, FileName};
 use crate::storage::StoreError;
 use crate::storage::disk::{self, Identity};
+use crate::storage::tree::ScanOptions;
 use crate::sync::lock;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -54,7 +55,7 @@ impl SharedFolder {
             return Ok(Deletion::Changed);
         };
         let path = self.path_of(name);
-        if !is_exactly(&path, &identity, |found| *found == identity)? {
+        if !is_exactly(&path, (&identity, &self.options), |found| *found == identity)? {
             return Ok(Deletion::Changed);
         }
         if !permitted() {
@@ -68,7 +69,7 @@ impl SharedFolder {
         }
         let leaving = removal_folder.join(name.as_str());
         rename(&path, &leaving)?;
-        if !is_exactly(&leaving, &identity, |found| found.is_moved(&identity))? {
+        if !is_exactly(&leaving, (&identity, &self.options), |found| found.is_moved(&identity))? {
             // Another program has replaced the file between check and rename.
             rename(&leaving, &path)?;
             return Ok(Deletion::Changed);
@@ -163,7 +164,7 @@ impl SharedFolder {
 /// Whether the item at the path is of the same type as `before`, no link, and its state is accepted by `matches`.
 fn is_exactly(
     path: &Path,
-    before: &ItemState,
+    (before, options): (&ItemState, &ScanOptions),
     matches: impl Fn(&ItemState) -> bool,
 ) -> Result<bool, StoreError> {
     match (fs::symlink_metadata(path), before) {
@@ -171,7 +172,7 @@ fn is_exactly(
             Ok(metadata.is_file() && matches(&ItemState::File(Identity::of(&metadata))))
         }
         (Ok(metadata), ItemState::Folder(_)) => {
-            Ok(metadata.is_dir() && matches(&ItemState::of_folder(path)?))
+            Ok(metadata.is_dir() && matches(&ItemState::of_folder(path, options)?))
         }
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         (Err(error), _) => Err(error::io("read the metadata of", path)(error)),

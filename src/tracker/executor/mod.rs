@@ -134,7 +134,9 @@ impl Executor {
     ) -> Result<Self, RoleError> {
         let ExecutorConfig { files, log_file, catalogue, store, offers, watch, timeouts } = config;
         let TaskChannels { tasks, outcomes, failures } = channels;
-        let open = |files: PathBuf| SharedFolder::open(&files).map(SharedFolder::with_shareable_files);
+        let open = |files: PathBuf| {
+            SharedFolder::open(&files).map(|folder| folder.with_shareable_files().without(&log_file))
+        };
         let folder = files.map(open).transpose()?.map(Arc::new);
         if let Some(folder) = &folder {
             folder.restore()?;
