@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use shoal::cli::confirm::{self, DestinationFlags};
-use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags, VerifyFlag};
+use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags, TreeFlags, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, IdPrefix, PeerName, limits};
@@ -68,6 +68,8 @@ struct Flags {
     /// Do not ask for a confirmation
     #[arg(long, help_heading = FILES)]
     yes: bool,
+    #[command(flatten)]
+    tree: TreeFlags,
     #[command(flatten)]
     verify: VerifyFlag,
     #[arg(long, help = flags::STAY_HELP, help_heading = FILES)]
@@ -187,6 +189,7 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
             kind,
             overwrite: flags.overwrite,
             recheck: Recheck::new(flags.verify.verify()),
+            tree: flags.tree.options(),
             durable: flags.durable,
             timeout: Some(flags.timeout),
             limit: RateLimit::from_flag(flags.limit.download_limit),

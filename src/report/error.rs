@@ -99,6 +99,8 @@ impl From<StoreError> for RoleError {
             | StoreError::StoreAbsent { .. }
             | StoreError::StoreElsewhere { .. }
             | StoreError::NotAFile(_)
+            | StoreError::Tree(_)
+            | StoreError::Entry { .. }
             | StoreError::ReaderClosed { .. }
             | StoreError::Chunks { .. }
             | StoreError::ChunkFile { .. } => Fault::FileAccess,

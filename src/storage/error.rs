@@ -5,6 +5,7 @@ use crate::content::ChunkIndex;
 use crate::content::layout::LayoutError;
 use crate::content::local_chunks::LineError;
 use crate::content::manifest::ManifestError;
+use crate::content::tree::TreeError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +114,17 @@ pub enum StoreError {
     /// The file cannot be divided into chunks of this size.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// The index of a folder is refused.
+    #[error("the folder is refused: {0}")]
+    Tree(#[from] TreeError),
+    /// An entry of a folder is refused, or cannot be stored.
+    #[error("the folder is refused: {entry} {reason}")]
+    Entry {
+        /// Path of the entry, escaped.
+        entry: String,
+        /// The cause, after the path.
+        reason: String,
+    },
     /// The manifest is inconsistent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

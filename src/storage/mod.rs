@@ -21,6 +21,7 @@ mod free_space;
 mod hashing;
 mod in_place;
 pub mod leftovers;
+mod memory_chunk;
 pub mod part;
 pub mod progress;
 pub mod remembered_store;
@@ -34,6 +35,7 @@ mod spool;
 mod store_marker;
 mod store_records;
 pub mod stream;
+pub mod tree_part;
 pub mod verify;
 
 pub use chunk_folder::{ChunkFolder, HeldChunk};
@@ -49,6 +51,7 @@ pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
 pub use spool::{STDIN, Spool};
 pub use stream::StreamFile;
+pub use tree_part::{Prepared, TreeOptions, TreePart, TreeRecheck};
 pub use verify::Verify;
 
 use crate::content::layout::LayoutError;

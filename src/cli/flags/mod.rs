@@ -5,11 +5,13 @@
 mod budgets;
 mod owner;
 mod replication;
+mod tree;
 mod values;
 
 pub use budgets::BudgetFlags;
 pub use owner::{ControlFlags, OwnerCommand};
 pub use replication::ReplicationFlags;
+pub use tree::TreeFlags;
 pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};

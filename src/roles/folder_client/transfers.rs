@@ -18,8 +18,8 @@ use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::{DOWNLOADING, FileProgress, Watch};
-use crate::storage::SharedFolder;
 use crate::storage::shared_folder::FolderChange;
+use crate::storage::{SharedFolder, TreeOptions};
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
@@ -302,6 +302,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         kind: DestinationKind::File,
         overwrite: transfer.request.overwrite,
         recheck: Recheck::new(None),
+        tree: TreeOptions::default(),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         limit: inner.limit.clone(),

@@ -9,7 +9,7 @@ use crate::download::ticket_finder::{TicketFinder, TicketTrackers};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::FileProgress;
-use crate::storage::{CompleteFile, Verify};
+use crate::storage::Verify;
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::selection::Wanted;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Leecher<'_> {
         match job::check_existing(&order, &file, progress, self.shutdown)? {
             ExistingData::Complete(whole) => {
                 if stay {
-                    self.serving.offer(&file, Arc::<CompleteFile>::from(whole))?;
+                    self.serving.offer(&file, whole)?;
                 }
                 Ok(file)
             }
