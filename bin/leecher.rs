@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use shoal::cli::confirm::{self, DestinationFlags};
-use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags, TreeFlags, VerifyFlag};
+use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ReceiveTreeFlags, ServeFlags, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, IdPrefix, PeerName, limits};
@@ -69,7 +69,7 @@ struct Flags {
     #[arg(long, help_heading = FILES)]
     yes: bool,
     #[command(flatten)]
-    tree: TreeFlags,
+    tree: ReceiveTreeFlags,
     #[command(flatten)]
     verify: VerifyFlag,
     #[arg(long, help = flags::STAY_HELP, help_heading = FILES)]

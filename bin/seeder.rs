@@ -3,7 +3,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use clap::Parser;
-use shoal::cli::flags::{self, DiscoveryFlag, ServeFlags};
+use shoal::cli::flags::{self, DiscoveryFlag, PublishTreeFlags, ServeFlags};
 use shoal::cli::help::{FILES, LIMITS, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, PeerName, limits};
@@ -14,18 +14,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Shares files: hashes them, prints the command that downloads them on other machines, and uploads their chunks to
+/// Shares files and folders: hashes them, prints the command that downloads them on other machines, and uploads their chunks to
 /// other peers until Ctrl-C. With -f it registers the file with a tracker in place of that.
 #[derive(Parser)]
 #[command(name = "seeder", version)]
 struct Flags {
-    /// Files to share with other machines: listens on all addresses, prints a ticket for each file, and needs no tracker.
-    /// A block device is shared in place; a FIFO or - (standard input, with --as) is read to its end into a temporary
+    /// Files and folders to share with other machines: listens on all addresses, prints a ticket for each, and needs no
+    /// tracker. A folder is one item with all its entries, hidden ones included. A block device is shared in place; a FIFO or - (standard input, with --as) is read to its end into a temporary
     /// file first
     #[arg(value_name = "FILE", conflicts_with = "file")]
     files: Vec<PathBuf>,
-    /// File to share through the tracker, and with other machines only if they can reach the tracker; devices and FIFOs
-    /// as above
+    /// File or folder to share through the tracker, and with other machines only if they can reach the tracker; devices
+    /// and FIFOs as above
     #[arg(short, long, value_name = "FILE", default_value = limits::SEEDER_FILE, help_heading = FILES)]
     file: PathBuf,
     /// Name under which the file is offered [default: its own name]
@@ -44,6 +44,8 @@ struct Flags {
     #[arg(long, value_name = "HOST:PORT", value_parser = flags::parse_tracker,
         help = format!("{} [default: {}]", flags::TRACKER_HELP, limits::TRACKER_ADDRESS), help_heading = NETWORK)]
     tracker: Option<Endpoint>,
+    #[command(flatten)]
+    tree: PublishTreeFlags,
     #[command(flatten)]
     serve: ServeFlags,
     #[arg(long, value_name = "SECONDS", value_parser = flags::parse_seconds,
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         tracker: flags.tracker.or_else(default_tracker),
         name: flags.name,
         advertise: flags.serve.advertise,
+        tree: flags.tree.options(&log.log_file),
         chunk_size: flags.chunk_size,
         serve: flags.serve.options(),
         timeout: flags.timeout,

@@ -107,6 +107,7 @@ fn seeding(dir: &std::path::Path) {
         tracker: Some(server.address().into()),
         name: None,
         advertise: None,
+        tree: Default::default(),
         chunk_size: None,
         serve: ServeOptions::default(),
         timeout: None,

@@ -19,7 +19,7 @@ use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{
-    ChunkSource, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, TreeOptions, Verify,
+    ChunkSource, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, TreeReceiveOptions, Verify,
 };
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::ticket::Ticket;
@@ -88,7 +88,7 @@ pub struct DownloadOrder {
     /// Share of existing data that is rehashed.
     pub recheck: Recheck,
     /// What is received of a folder, and what is accepted.
-    pub tree: TreeOptions,
+    pub tree: TreeReceiveOptions,
     /// Whether to fsync the file before the end.
     pub durable: bool,
     /// Time without data after which the download fails.

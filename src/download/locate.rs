@@ -402,7 +402,7 @@ mod tests {
             kind: DestinationKind::File,
             overwrite: false,
             recheck: Recheck::new(None),
-            tree: crate::storage::TreeOptions::default(),
+            tree: crate::storage::TreeReceiveOptions::default(),
             durable: false,
             timeout: None,
             limit: None,

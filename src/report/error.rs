@@ -1,5 +1,6 @@
 //! Errors that end a program: a kind for the exit code and a text for the user.
 
+use crate::content::tree::TreeError;
 use crate::net::BindError;
 use crate::storage::StoreError;
 use std::error::Error;
@@ -90,8 +91,10 @@ impl From<StoreError> for RoleError {
             StoreError::Exists(_) => Fault::ExistsAndDiffers,
             StoreError::Stopped => Fault::Interrupted,
             StoreError::Missing(_) => Fault::ChunksMissing,
-            StoreError::Layout(_) => Fault::Usage,
-            StoreError::Manifest(_) => Fault::VerificationFailed,
+            StoreError::Layout(_) | StoreError::Tree(TreeError::TooMany(_) | TreeError::TooLong) => {
+                Fault::Usage
+            }
+            StoreError::Manifest(_) | StoreError::Tree(_) => Fault::VerificationFailed,
             StoreError::Io { .. }
             | StoreError::Changed(_)
             | StoreError::Gone(_)
@@ -99,7 +102,6 @@ impl From<StoreError> for RoleError {
             | StoreError::StoreAbsent { .. }
             | StoreError::StoreElsewhere { .. }
             | StoreError::NotAFile(_)
-            | StoreError::Tree(_)
             | StoreError::Entry { .. }
             | StoreError::ReaderClosed { .. }
             | StoreError::Chunks { .. }

@@ -114,9 +114,6 @@ pub enum StoreError {
     /// The file cannot be divided into chunks of this size.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The index of a folder is refused.
-    #[error("the folder is refused: {0}")]
-    Tree(#[from] TreeError),
     /// An entry of a folder is refused, or cannot be stored.
     #[error("the folder is refused: {entry} {reason}")]
     Entry {
@@ -128,6 +125,9 @@ pub enum StoreError {
     /// The manifest is inconsistent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The folder, or the index of a folder, is not valid.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,

@@ -162,7 +162,7 @@ pub(super) fn md5(file: &File, path: &Path, size: u64, watch: HashCallbacks<'_>)
 
 /// Reads a range of a file buffer by buffer; [`StoreError::Changed`] if the file is shorter than
 /// the range's end.
-fn read_range(
+pub(super) fn read_range(
     file: &File,
     path: &Path,
     range: Range<u64>,

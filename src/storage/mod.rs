@@ -21,7 +21,6 @@ mod free_space;
 mod hashing;
 mod in_place;
 pub mod leftovers;
-mod memory_chunk;
 pub mod part;
 pub mod progress;
 pub mod remembered_store;
@@ -35,6 +34,7 @@ mod spool;
 mod store_marker;
 mod store_records;
 pub mod stream;
+pub mod tree;
 pub mod tree_part;
 pub mod verify;
 
@@ -51,12 +51,15 @@ pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
 pub use spool::{STDIN, Spool};
 pub use stream::StreamFile;
-pub use tree_part::{Prepared, TreeOptions, TreePart, TreeRecheck};
+pub use tree_part::{Prepared, TreePart, TreeReceiveOptions, TreeRecheck};
 pub use verify::Verify;
 
 use crate::content::layout::LayoutError;
 use crate::content::{ChunkIndex, Digest, Manifest};
+use rustix::fs::MemfdFlags;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 /// Location of a chunk's bytes, as `sendfile(2)` needs it.
@@ -68,6 +71,22 @@ pub struct StoredChunk {
     pub offset: u64,
     /// Length of the chunk, bytes.
     pub length: u64,
+}
+
+impl StoredChunk {
+    /// A chunk that is assembled in memory, for example from several files. The memory is freed with the last reference
+    /// to the file.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub fn in_memory(bytes: &[u8]) -> io::Result<Self> {
+        let create = |flags| rustix::fs::memfd_create(c"shoal-chunk", MemfdFlags::CLOEXEC | flags);
+        // Kernels before 6.3 do not know the flag; later ones may demand it.
+        let file = create(MemfdFlags::NOEXEC_SEAL).or_else(|_| create(MemfdFlags::empty()))?;
+        let file = File::from(file);
+        file.write_all_at(bytes, 0)?;
+        Ok(Self { file: Arc::new(file), offset: 0, length: bytes.len() as u64 })
+    }
 }
 
 /// A store that chunks can be read from.

@@ -143,6 +143,15 @@ impl TreeContent {
         pieces
     }
 
+    /// The file without holes that has chunks of its own, of which this is the first: its entry and its size in bytes.
+    pub fn large_file_at(&self, index: ChunkIndex) -> Option<(u32, u64)> {
+        let span = self.layout.span(index).filter(|_| index.0 >= self.index_chunks)?;
+        let found = self.files.binary_search_by_key(&span.offset, |file| file.start).ok()?;
+        let FileSpan { entry, has_holes, start, end } = self.files[found];
+        let is_large = !has_holes && end - start >= u64::from(self.chunk_size);
+        is_large.then_some((entry, end - start))
+    }
+
     /// The chunks that have content of a file; an empty range for an entry without content.
     pub fn chunks_of(&self, entry: u32) -> Range<u32> {
         let Ok(found) = self.files.binary_search_by_key(&entry, |file| file.entry) else { return 0..0 };

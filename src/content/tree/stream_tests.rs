@@ -53,6 +53,8 @@ fn a_file_of_one_chunk_or_more_has_its_own_chunks() {
             vec![piece(5, 0, 3)],
         ]
     );
+    let large: Vec<_> = tree.layout().indices().filter_map(|index| tree.large_file_at(index)).collect();
+    assert_eq!(large, [(2, 2 * chunk + 1), (3, chunk)]);
     assert_eq!((tree.chunks_of(2), tree.chunks_of(4), tree.chunks_of(5)), (2..5, 0..0, 6..7));
 }
 

@@ -8,6 +8,7 @@ use crate::net::Shutdown;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, Prepared, StoreError, TreePart, TreeRecheck};
+use std::error::Error as _;
 use std::sync::Arc;
 
 /// As [`check_existing`](super::check_existing), for a folder: its stored state may tell that it is complete. Everything else
@@ -70,10 +71,7 @@ pub(super) fn prepare(
         staged: order.recheck.resumed,
     };
     let prepared = checking(&path, watch, shutdown, |watch| tree.prepare(order.overwrite, recheck, watch))
-        .map_err(|mut error| {
-            error.text = named(file.file.name.as_str(), &error.text);
-            error
-        })?;
+        .map_err(|error| name_folder(file.file.name.as_str(), error))?;
     match prepared {
         Prepared::Complete { other_metadata } => {
             if other_metadata > 0 {
@@ -101,10 +99,16 @@ pub(super) fn prepare(
     }
 }
 
-/// Names the folder in an error about it.
-fn named(name: &str, text: &str) -> String {
-    match text.strip_prefix("the folder is refused: ") {
-        Some(reason) => format!("the folder {name} is refused: {reason}"),
-        None => text.to_owned(),
+/// Names the folder in an error about its index or its entries.
+fn name_folder(name: &str, mut error: RoleError) -> RoleError {
+    let refused = "the folder is refused: ";
+    let is_index = error
+        .source()
+        .and_then(|source| source.downcast_ref())
+        .is_some_and(|error| matches!(error, StoreError::Tree(_)));
+    if is_index || error.text.starts_with(refused) {
+        let reason = error.text.strip_prefix(refused).unwrap_or(&error.text);
+        error.text = format!("the folder {name} is refused: {reason}");
     }
+    error
 }

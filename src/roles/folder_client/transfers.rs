@@ -19,7 +19,7 @@ use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::{DOWNLOADING, FileProgress, Watch};
 use crate::storage::shared_folder::FolderChange;
-use crate::storage::{SharedFolder, TreeOptions};
+use crate::storage::{SharedFolder, TreeReceiveOptions};
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
@@ -302,7 +302,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         kind: DestinationKind::File,
         overwrite: transfer.request.overwrite,
         recheck: Recheck::new(None),
-        tree: TreeOptions::default(),
+        tree: TreeReceiveOptions::default(),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         limit: inner.limit.clone(),

@@ -3,7 +3,6 @@
 use crate::content::FileName;
 use crate::net::Shutdown;
 use crate::report::error::RoleError;
-use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::{CompleteFile, Spool, StoreError};
 use std::io::ErrorKind;
@@ -33,7 +32,7 @@ pub(super) fn hash(
     watch.begin(&format!("hashing {name}"), size, 0);
     let file = CompleteFile::publish_input(path, spool, chunk_size, &hashed, &stop);
     watch.end();
-    file.map_err(|error| explained(error, path))
+    file.map_err(|error| explained(error))
 }
 
 /// Reads standard input or a FIFO to its end into a temporary file.
@@ -47,17 +46,12 @@ fn spool(path: &Path, name: &FileName, watch: &dyn Watch, shutdown: &Shutdown) -
     Ok(spool?)
 }
 
-/// Adds the next command to the two likely mistakes: a missing file, and a folder in place of a
-/// file.
-fn explained(error: StoreError, path: &Path) -> RoleError {
+/// Adds the next command to the likely mistake, a missing file.
+fn explained(error: StoreError) -> RoleError {
     let advice = match &error {
         StoreError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             "choose an existing file with: seeder -f FILE".to_owned()
         }
-        StoreError::NotAFile(_) if path.is_dir() => format!(
-            "share the files of a folder with: client -folder {} -transfer_port 7001 -name NAME --plain",
-            quoted(&path.display().to_string())
-        ),
         _ => return error.into(),
     };
     RoleError::from(error).with_advice(&advice)

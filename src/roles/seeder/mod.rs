@@ -6,10 +6,13 @@
 
 mod hash;
 mod offered_file;
+mod offered_item;
+mod offered_tree;
 mod progress;
 mod rendezvous;
 mod tickets;
 
+pub use offered_tree::TreeOptions;
 pub use progress::Until;
 
 use crate::content::limits::{FOLDER_SCAN_INTERVAL, TRACKER_ADDRESS};
@@ -28,7 +31,7 @@ use crate::tracker_client::presence::{FOUND_TRACKER, OWN_TRACKER, Presence, Pres
 use crate::upload::offers::Offers;
 use crate::upload::server::{ServeOptions, serve_with_tracker};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use offered_file::OfferedFile;
+use offered_item::OfferedItem;
 use progress::Reports;
 use rendezvous::Rendezvous;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -58,7 +61,7 @@ pub enum ListenRule {
 /// Configuration of a seeder.
 #[derive(Debug, Clone)]
 pub struct SeederConfig {
-    /// Paths of the files or block devices; a FIFO or `-` (standard input, which needs `offer_as`) is read to its end
+    /// Paths of the files, folders or block devices; a FIFO or `-` (standard input, which needs `offer_as`) is read to its end
     /// first.
     pub files: Vec<PathBuf>,
     /// Name under which the only file is offered; `None` for its own name.
@@ -76,6 +79,8 @@ pub struct SeederConfig {
     /// Address of this peer for other peers, if it differs from the source address that the tracker
     /// sees.
     pub advertise: Option<SocketAddr>,
+    /// What is sent of a folder.
+    pub tree: TreeOptions,
     /// Chunk size in bytes; `None` to derive it from the file size.
     pub chunk_size: Option<u32>,
     /// Limits and timeouts of the serving side.
@@ -100,7 +105,7 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     let offers = Offers::new();
     let mut files = Vec::new();
     for (path, name) in config.files.iter().zip(names) {
-        match OfferedFile::new(path, name, config.chunk_size, &offers, watch, shutdown) {
+        match OfferedItem::new(path, name, &config, &offers, watch, shutdown) {
             Ok(file) => files.push(file),
             // A shutdown while hashing is a normal end.
             Err(_) if shutdown.is_stopped() => return Ok(()),
@@ -177,10 +182,10 @@ impl Seeder<'_> {
     fn serve_until(
         &self,
         (listener, socket): (Listener, Option<UdpSocket>),
-        mut files: Vec<OfferedFile>,
+        mut files: Vec<OfferedItem>,
     ) -> Result<(), RoleError> {
         let (address, config) = (listener.address(), self.config);
-        files.iter_mut().for_each(OfferedFile::offer);
+        files.iter_mut().for_each(OfferedItem::offer);
         self.offers.receivers().record();
         let rendezvous = Rendezvous::new(&self.offers, &config.serve, &self.threads, self.shutdown);
         let listening = self.listen(listener, socket, &rendezvous)?;
@@ -227,7 +232,7 @@ impl Seeder<'_> {
     /// Checks the files and reports on the peers until the end.
     fn watch_files(
         &self,
-        mut files: Vec<OfferedFile>,
+        mut files: Vec<OfferedItem>,
         listening: &Listening,
         announcers: &mut Announcers<'_>,
         failed: &Receiver<RoleError>,
@@ -281,7 +286,7 @@ impl Announcers<'_> {
     /// Registers at the tracker that the user has named, or else at one on this host if it answers.
     fn start(
         &mut self,
-        files: &[OfferedFile],
+        files: &[OfferedItem],
         port: u16,
         failures: Sender<RoleError>,
     ) -> Result<(), RoleError> {
@@ -296,7 +301,7 @@ impl Announcers<'_> {
             }
             return Ok(());
         };
-        for file in files.iter().filter_map(OfferedFile::summary) {
+        for file in files.iter().filter_map(OfferedItem::summary) {
             log::info!("{}", next_step::download(file.name.as_str(), tracker));
         }
         let timeout = config.timeout;
@@ -362,6 +367,9 @@ pub(super) fn default_name(role: &str, port: u16) -> Result<PeerName, RoleError>
 }
 
 fn own_name(path: &Path) -> Result<FileName, RoleError> {
+    // The name of `.` and of `dir/..` is in the whole path only. A link to a folder keeps its own name.
+    let whole = path.file_name().is_none().then(|| std::fs::canonicalize(path).ok()).flatten();
+    let path = whole.as_deref().unwrap_or(path);
     if path == Path::new(STDIN) {
         return Err(RoleError::new(Fault::Usage, "standard input has no name; choose one with --as NAME"));
     }

@@ -1,6 +1,6 @@
 //! The tickets of a seeder: their addresses, and the line that is printed when they change.
 
-use super::offered_file::OfferedFile;
+use super::offered_item::OfferedItem;
 use crate::content::FileId;
 use crate::content::limits::TICKET_PEERS_MAX;
 use crate::net::{Endpoint, ticket_addresses};
@@ -31,12 +31,12 @@ impl Tickets {
     /// hosts. `listening` are the addresses of the upload server.
     pub(super) fn update(
         &mut self,
-        files: &[OfferedFile],
+        files: &[OfferedItem],
         listening: &[IpAddr],
         port: u16,
         watch: &dyn Watch,
     ) {
-        let Some(files) = files.iter().map(OfferedFile::summary).collect::<Option<Vec<_>>>() else { return };
+        let Some(files) = files.iter().map(OfferedItem::summary).collect::<Option<Vec<_>>>() else { return };
         let is_local = listening.iter().all(IpAddr::is_loopback);
         let is_unchanged = self.printed.iter().eq(files.iter().map(|file| &file.id));
         if is_unchanged || (is_local && !self.is_expected) {

@@ -26,7 +26,6 @@ pub use preparation::{Prepared, TreeRecheck};
 use super::disk;
 use super::error::{self, StoreError};
 use super::hashing::on_all_cores;
-use super::memory_chunk::memory_chunk;
 use super::progress::Progress;
 use super::resume_file::{self, Kind, ResumeMaps, Turns};
 use super::verify::{Verify, VerifyCallbacks};
@@ -49,7 +48,7 @@ const WRITERS: usize = 16;
 
 /// What is received of a folder, and what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeOptions {
+pub struct TreeReceiveOptions {
     /// The wanted entries.
     pub filter: PathFilter,
     /// Whether the owners of the tree are set.
@@ -60,7 +59,7 @@ pub struct TreeOptions {
     pub entries_max: u32,
 }
 
-impl Default for TreeOptions {
+impl Default for TreeReceiveOptions {
     fn default() -> Self {
         let (filter, entries_max) = (PathFilter::default(), limits::TREE_ENTRIES_MAX);
         Self { filter, with_owners: false, with_any_links: false, entries_max }
@@ -76,7 +75,7 @@ pub struct TreePart {
     manifest: Arc<Manifest>,
     /// Id of the wanted part of the tree.
     part: FileId,
-    options: TreeOptions,
+    options: TreeReceiveOptions,
     /// The chunks that can be served.
     served: Progress,
     listed: Mutex<Listed>,
@@ -162,6 +161,10 @@ impl Tree {
     }
 }
 
+fn in_memory(bytes: &[u8]) -> Result<StoredChunk, StoreError> {
+    StoredChunk::in_memory(bytes).map_err(error::io("create", Path::new("a chunk in memory")))
+}
+
 /// Id of a part of a tree: that of the tree if all of it is wanted.
 fn part_id(id: FileId, filter: &PathFilter) -> FileId {
     if filter.is_all() {
@@ -181,7 +184,11 @@ impl TreePart {
     ///
     /// # Errors
     /// [`StoreError::Busy`] if the same part of the tree is being downloaded to the same target, or an I/O error.
-    pub fn open(target: &Path, manifest: Arc<Manifest>, options: TreeOptions) -> Result<Self, StoreError> {
+    pub fn open(
+        target: &Path,
+        manifest: Arc<Manifest>,
+        options: TreeReceiveOptions,
+    ) -> Result<Self, StoreError> {
         preparation::index_bytes(&manifest)?;
         let part = part_id(manifest.id(), &options.filter);
         let count = manifest.layout().count();
@@ -213,7 +220,7 @@ impl TreePart {
         target: &Path,
         staging: Option<(Staging, File)>,
         manifest: Arc<Manifest>,
-        options: TreeOptions,
+        options: TreeReceiveOptions,
         served: Bitfield,
         listed: Listed,
     ) -> Self {
@@ -494,7 +501,7 @@ impl ChunkSource for TreePart {
                 }
                 None => {
                     let tree = self.tree().ok_or(StoreError::Missing(index))?;
-                    memory_chunk(tree.places.content().index_chunk(index).ok_or(StoreError::Missing(index))?)
+                    in_memory(tree.places.content().index_chunk(index).ok_or(StoreError::Missing(index))?)
                 }
             };
         }
@@ -509,7 +516,7 @@ impl ChunkSource for TreePart {
             }
             let mut bytes = vec![0; span.length as usize];
             tree.read_chunk(index, &mut bytes)?;
-            memory_chunk(&bytes)
+            in_memory(&bytes)
         };
         read().inspect_err(|error| {
             if let (StoreError::Changed(_), Some(_)) = (error, &tree.stamps) {

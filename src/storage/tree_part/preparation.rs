@@ -6,7 +6,7 @@ use super::folder::{EntryStamp, TreeFolder, kind_of};
 use super::places::Places;
 use super::staging::{Staging, merges_names};
 use super::state::{self, TreeState};
-use super::{Listed, Replaces, Tree, TreeOptions, TreePart};
+use super::{Listed, Replaces, Tree, TreePart, TreeReceiveOptions};
 use crate::content::tree::{EntryKind, TreeContent, TreeIndex, leads_outside};
 use crate::content::{Bitfield, ChunkIndex, Digest, Manifest, limits};
 use crate::storage::error::{self, StoreError};
@@ -56,7 +56,7 @@ impl TreePart {
     pub fn recognise(
         target: &Path,
         manifest: &Arc<Manifest>,
-        options: &TreeOptions,
+        options: &TreeReceiveOptions,
         callbacks: VerifyCallbacks<'_>,
     ) -> Result<Option<Self>, StoreError> {
         let part = super::part_id(manifest.id(), &options.filter);
@@ -343,7 +343,11 @@ pub(super) fn index_bytes(manifest: &Manifest) -> Result<usize, StoreError> {
 }
 
 /// Decodes and checks an index.
-fn places_of(bytes: Vec<u8>, manifest: &Manifest, options: &TreeOptions) -> Result<Places, StoreError> {
+fn places_of(
+    bytes: Vec<u8>,
+    manifest: &Manifest,
+    options: &TreeReceiveOptions,
+) -> Result<Places, StoreError> {
     let index = TreeIndex::decode(bytes, options.entries_max)?;
     let content = TreeContent::of_manifest(index, manifest)?;
     let places = Places::new(content, &options.filter);

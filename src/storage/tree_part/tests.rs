@@ -106,10 +106,10 @@ fn target() -> Target {
 
 impl Published {
     fn open(&self, target: &Target) -> TreePart {
-        self.open_with(target, TreeOptions::default())
+        self.open_with(target, TreeReceiveOptions::default())
     }
 
-    fn open_with(&self, target: &Target, options: TreeOptions) -> TreePart {
+    fn open_with(&self, target: &Target, options: TreeReceiveOptions) -> TreePart {
         let part = TreePart::open(&target.path, self.manifest.clone(), options).unwrap();
         let index = self.manifest.index_chunks();
         index.for_each(|index| self.store(&part, ChunkIndex(index)).unwrap());
@@ -235,11 +235,12 @@ fn a_killed_download_resumes_without_the_chunks_that_it_has_stored() {
     let half = all.len() / 2;
     all[..half].iter().for_each(|index| published.store(&part, *index).unwrap());
     part.note().unwrap();
-    let busy = TreePart::open(&target.path, published.manifest.clone(), TreeOptions::default());
+    let busy = TreePart::open(&target.path, published.manifest.clone(), TreeReceiveOptions::default());
     assert!(matches!(busy, Err(StoreError::Busy(_))));
     // A kill runs no destructor that matters: the lock ends with the process.
     drop(part);
-    let part = TreePart::open(&target.path, published.manifest.clone(), TreeOptions::default()).unwrap();
+    let part =
+        TreePart::open(&target.path, published.manifest.clone(), TreeReceiveOptions::default()).unwrap();
     assert!(part.has_index() && part.done().held() as usize == half);
     prepare(&part, false).unwrap();
     assert!(part.sizes().1 > 0);
@@ -285,7 +286,8 @@ fn a_complete_tree_is_recognised_by_its_stored_state_until_a_file_changes() {
     drop(published.download(&target, false));
     let recognise = |unread: &dyn Fn(u64)| {
         let callbacks = VerifyCallbacks { begin: unread, hashed: &|_| (), stop: &|| false };
-        TreePart::recognise(&target.path, &published.manifest, &TreeOptions::default(), callbacks).unwrap()
+        TreePart::recognise(&target.path, &published.manifest, &TreeReceiveOptions::default(), callbacks)
+            .unwrap()
     };
     let nothing = |bytes| assert_eq!(bytes, 0, "a file is read");
     let tree = recognise(&nothing).unwrap();
@@ -293,7 +295,7 @@ fn a_complete_tree_is_recognised_by_its_stored_state_until_a_file_changes() {
     // Files of the receiver make no difference.
     fs::write(target.path.join("a/mine"), "mine").unwrap();
     assert!(recognise(&nothing).is_some());
-    let other = TreeOptions { filter: only(&["a"]), ..TreeOptions::default() };
+    let other = TreeReceiveOptions { filter: only(&["a"]), ..TreeReceiveOptions::default() };
     let of_part = TreePart::recognise(&target.path, &published.manifest, &other, VerifyCallbacks::NONE);
     assert!(of_part.unwrap().is_none(), "the state is that of the whole tree");
     let changed = target.path.join("small4");
@@ -485,7 +487,7 @@ fn a_part_of_a_tree_needs_only_its_chunks_and_serves_only_whole_ones() {
     let (published, target) = (publish(sample(), &[]), target());
     let filter =
         PathFilter { exclude: vec!["a/closed".parse().unwrap()], ..only(&["a", "second", "small5"]) };
-    let options = TreeOptions { filter: filter.clone(), ..TreeOptions::default() };
+    let options = TreeReceiveOptions { filter: filter.clone(), ..TreeReceiveOptions::default() };
     let part = published.open_with(&target, options.clone());
     prepare(&part, false).unwrap();
     let wanted = published.store_missing(&part);
@@ -509,7 +511,7 @@ fn a_wanted_hard_link_of_an_unwanted_file_becomes_that_file() {
     let hard_link = |path| entry(path, 0o644, EntryKind::HardLink { to: to.clone() });
     let (published, target) =
         (publish(vec![file("a", 40_000), hard_link("b"), hard_link("c"), file("d", 9)], &[]), target());
-    let options = TreeOptions { filter: only(&["b", "c"]), ..TreeOptions::default() };
+    let options = TreeReceiveOptions { filter: only(&["b", "c"]), ..TreeReceiveOptions::default() };
     let part = published.open_with(&target, options);
     prepare(&part, false).unwrap();
     published.store_missing(&part);
@@ -533,8 +535,8 @@ fn trees_that_lead_outside_are_refused_with_the_entry_before_anything_is_created
         assert_eq!(beside(&target), [".tree.part"]);
         assert!(!target.path.with_file_name(".tree.part/tree").exists());
         drop(part);
-        let part =
-            published.open_with(&target, TreeOptions { with_any_links: true, ..TreeOptions::default() });
+        let part = published
+            .open_with(&target, TreeReceiveOptions { with_any_links: true, ..TreeReceiveOptions::default() });
         prepare(&part, false).unwrap();
         part.finish(false, false).unwrap();
         assert_eq!(target.path.join(path).read_link().unwrap(), Path::new(leads_to));
@@ -544,7 +546,8 @@ fn trees_that_lead_outside_are_refused_with_the_entry_before_anything_is_created
 #[test]
 fn an_index_with_more_entries_than_allowed_and_names_that_are_one_file_are_refused() {
     let (published, target) = (publish(sample(), &[]), target());
-    let part = published.open_with(&target, TreeOptions { entries_max: 5, ..TreeOptions::default() });
+    let part =
+        published.open_with(&target, TreeReceiveOptions { entries_max: 5, ..TreeReceiveOptions::default() });
     assert!(prepare(&part, false).unwrap_err().to_string().contains("more than 5 entries"));
     drop(part);
     let part = published.open(&target);
@@ -571,7 +574,7 @@ fn staging_folders_of_others_are_left_alone() {
     part.note().unwrap();
     drop(part);
     // The staging folder of another part of the tree is another one.
-    let options = TreeOptions { filter: only(&["a"]), ..TreeOptions::default() };
+    let options = TreeReceiveOptions { filter: only(&["a"]), ..TreeReceiveOptions::default() };
     drop(published.open_with(&target, options));
     assert_eq!(beside(&target), [".tree.2.part", ".tree.3.part", ".tree.part"]);
     let part = published.open(&target);
