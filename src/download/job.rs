@@ -8,6 +8,7 @@ mod tree;
 
 use crate::content::fmt::counted;
 use crate::content::limits::{RESULT_TARGET, VERIFY_SAMPLE_COUNT};
+use crate::content::tree::TreeIndex;
 use crate::content::{FileName, Manifest, Md5, PeerName};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
@@ -19,7 +20,8 @@ use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{
-    ChunkSource, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, TreeReceiveOptions, Verify,
+    ChunkSource, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, TreePart, TreeReceiveOptions,
+    Verify,
 };
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::ticket::Ticket;
@@ -417,22 +419,7 @@ pub fn complete(
 ) -> Result<Downloaded, RoleError> {
     let Located { file, holders } = located;
     let finder: SharedFinder = Arc::new(Mutex::new(finder));
-    let download = || Download {
-        id: file.file.id,
-        name: file.file.name.to_string(),
-        manifest: file.manifest.clone(),
-        destination: destination.clone(),
-        holders: holders.clone(),
-        finder: finder.clone(),
-        relay: serving.relay.clone(),
-        port: serving.port,
-        site: serving.site.clone(),
-        discovered: serving.discovered.clone(),
-        timeout: order.timeout,
-        limit: order.limit.clone(),
-        timeouts: order.timeouts,
-        watch,
-    };
+    let download = || download_of(order, &file, (&holders, &finder), destination, &serving, watch);
     if let Some(tree) = destination.tree() {
         if !tree.has_index() {
             log::info!("{} is a folder; downloading its index first", file.file.name);
@@ -452,6 +439,63 @@ pub fn complete(
     log::info!(target: RESULT_TARGET, "Download complete. File size: {} bytes", file.file.size);
     log::info!("{}", tally.summary(file.file.name.as_str(), resumed));
     Ok(file)
+}
+
+/// Downloads the index of a folder; `None` for a file. `folder` is for temporary files.
+///
+/// # Errors
+/// No source has a chunk, the timeout has elapsed, the index is refused, or the shutdown.
+pub fn fetch_index(
+    order: &DownloadOrder,
+    located: Located,
+    folder: &Path,
+    finder: Box<dyn Finder>,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<Option<TreeIndex>, RoleError> {
+    let Located { file, holders } = located;
+    if !file.manifest.is_tree() {
+        return Ok(None);
+    }
+    let part = TreePart::open(&folder.join("folder"), file.manifest.clone(), order.tree.clone())?;
+    let destination = Arc::new(Destination::Tree(part));
+    let threads = Threads::new();
+    let serving =
+        ServingContext { threads: threads.clone(), relay: None, port: None, site: None, discovered: None };
+    let finder: SharedFinder = Arc::new(Mutex::new(finder));
+    let download = download_of(order, &file, (&holders, &finder), &destination, &serving, watch);
+    let result = driver::run(download, &threads, shutdown);
+    threads.join();
+    result?;
+    let index = destination.tree().map(TreePart::read_index).transpose()?;
+    Ok(index)
+}
+
+/// The download of the chunks that a destination wants now.
+fn download_of<'a>(
+    order: &DownloadOrder,
+    file: &Downloaded,
+    (holders, finder): (&KnownHolders, &SharedFinder),
+    destination: &Arc<Destination>,
+    serving: &ServingContext,
+    watch: &'a dyn Watch,
+) -> Download<'a> {
+    Download {
+        id: file.file.id,
+        name: file.file.name.to_string(),
+        manifest: file.manifest.clone(),
+        destination: destination.clone(),
+        holders: holders.clone(),
+        finder: finder.clone(),
+        relay: serving.relay.clone(),
+        port: serving.port,
+        site: serving.site.clone(),
+        discovered: serving.discovered.clone(),
+        timeout: order.timeout,
+        limit: order.limit.clone(),
+        timeouts: order.timeouts,
+        watch,
+    }
 }
 
 /// Checks the MD5 of the received file: that of a part file before it is renamed.

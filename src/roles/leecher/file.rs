@@ -32,6 +32,9 @@ impl Leecher<'_> {
         let outage = Outage::new("tracker", asked, None);
         let located = locate(&order, &mut *finder, outage, self.shutdown)?;
         let expected = wanted.size.unwrap_or(0);
+        if self.config.lists_entries {
+            return self.list(&order, located, finder, &*self.watch);
+        }
         let name = located.file.file.name.to_string();
         let progress = FileProgress::new(name, expected, self.watch.clone(), self.total.clone());
         let (id, path) = (located.file.file.id, located.file.path.clone());

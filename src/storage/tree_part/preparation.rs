@@ -15,6 +15,7 @@ use crate::storage::verify::{Verify, VerifyCallbacks};
 use crate::storage::{ChunkSink as _, disk};
 use crate::sync::lock;
 use rustix::fs::FileType;
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,8 +102,7 @@ impl TreePart {
         let (Some(staging), Some(file)) = (&self.staging, &self.index_file) else {
             return Ok(Prepared::Complete { other_metadata: 0 });
         };
-        let mut bytes = vec![0; index_bytes(&self.manifest)?];
-        file.read_exact_at(&mut bytes, 0).map_err(error::io("read the index in", staging.path()))?;
+        let bytes = self.index_content(staging, file)?;
         let places = Arc::new(places_of(bytes, &self.manifest, &self.options)?);
         if let Some(journal) = TreeState::read(&staging.journal(), self.part) {
             if !overwrite {
@@ -144,6 +144,23 @@ impl TreePart {
         };
         let bad = self.prepare_staging(staging, (places, replaces), target, found, recheck, callbacks)?;
         Ok(Prepared::Incomplete { bad })
+    }
+
+    /// The index. To be called when all of its chunks are stored.
+    ///
+    /// # Errors
+    /// It is refused, or cannot be read.
+    pub fn read_index(&self) -> Result<TreeIndex, StoreError> {
+        let (Some(staging), Some(file)) = (&self.staging, &self.index_file) else {
+            return Err(StoreError::Missing(ChunkIndex(0)));
+        };
+        Ok(TreeIndex::decode(self.index_content(staging, file)?, self.options.entries_max)?)
+    }
+
+    fn index_content(&self, staging: &Staging, file: &File) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; index_bytes(&self.manifest)?];
+        file.read_exact_at(&mut bytes, 0).map_err(error::io("read the index in", staging.path()))?;
+        Ok(bytes)
     }
 
     fn prepare_staging(
