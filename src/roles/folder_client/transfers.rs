@@ -356,7 +356,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
             result?
         }
     };
-    if let Some(name) = name {
+    // A folder stays offered as it was received.
+    if let Some(name) = name.filter(|_| !file.manifest.is_tree()) {
         let changes = inner.folder.adopt(name, file.manifest.clone())?;
         changes.into_iter().for_each(|change| apply(inner, change));
     }

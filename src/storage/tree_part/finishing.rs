@@ -81,9 +81,22 @@ impl TreePart {
         let (Some(staged), Some(target)) = (&tree.staged, &tree.target) else { return Ok(()) };
         let (places, with_owners) = (&tree.places, self.options.with_owners);
         create_entries(staged, places, &tree.in_place, true)?;
-        Replacement { staged, target, places }.check()?;
-        let mut stamps = set_file_metadata(staged, places, &tree.in_place, with_owners)?;
-        for (number, entry) in places.entries().filter(|(number, _)| tree.in_place[*number as usize]) {
+        let replacement = Replacement { staged, target, places };
+        replacement.check()?;
+        let equal = replacement.equal_files(&tree.in_place)?;
+        let mut in_place = tree.in_place.clone();
+        equal.iter().for_each(|number| in_place[*number as usize] = true);
+        self.set_tree(Tree {
+            places: places.clone(),
+            staged: tree.staged.clone(),
+            target: tree.target.clone(),
+            in_place: in_place.clone(),
+            stamps: None,
+            replaces: tree.replaces,
+        });
+        equal.iter().try_for_each(|number| staged.remove(places, *number))?;
+        let mut stamps = set_file_metadata(staged, places, &in_place, with_owners)?;
+        for (number, entry) in places.entries().filter(|(number, _)| in_place[*number as usize]) {
             if let (EntryKind::File { .. }, Some(stat)) = (&entry.kind, target.stat(places, number)?) {
                 stamps[number as usize] = EntryStamp::of(&stat);
             }

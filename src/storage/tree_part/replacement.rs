@@ -12,9 +12,13 @@ use crate::content::tree::{Entry, EntryKind};
 use crate::storage::error::{self, StoreError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::os::unix::fs::FileExt as _;
 
 /// Name of a new hard link in the staged tree before it gets its place.
 const NEW_LINK: &str = ".shoal-link";
+
+/// Bytes of two files that are compared at a time.
+const COMPARED_BYTES: usize = 64 * 1024;
 
 /// A replacement in progress.
 pub(super) struct Replacement<'a> {
@@ -35,6 +39,41 @@ impl Replacement<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The staged files that equal those of the target: they share a chunk with a file that differs.
+    pub fn equal_files(&self, in_place: &[bool]) -> Result<Vec<u32>, StoreError> {
+        let Self { staged, target, places } = self;
+        let mut equal = Vec::new();
+        let mut blocks = [vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]];
+        for (number, entry) in places.entries().filter(|(number, _)| !in_place[*number as usize]) {
+            let EntryKind::File { size, .. } = entry.kind else { continue };
+            let is_as_long =
+                |stat| kind_of(&stat) == FileType::RegularFile && EntryStamp::of(&stat).size == size;
+            if !target.stat(places, number)?.is_some_and(is_as_long) {
+                continue;
+            }
+            let files = [staged, target].map(|folder| folder.open_for_reading(places, number, false));
+            let [Ok(one), Ok(other)] = files else { continue };
+            let mut offset = 0;
+            let is_equal = loop {
+                let length = (size - offset).min(COMPARED_BYTES as u64) as usize;
+                if length == 0 {
+                    break true;
+                }
+                let [first, second] = &mut blocks;
+                let are_read = one.read_exact_at(&mut first[..length], offset).is_ok()
+                    && other.read_exact_at(&mut second[..length], offset).is_ok();
+                if !are_read || first[..length] != second[..length] {
+                    break false;
+                }
+                offset += length as u64;
+            };
+            if is_equal {
+                equal.push(number);
+            }
+        }
+        Ok(equal)
     }
 
     fn is_empty(&self, number: u32) -> Result<bool, StoreError> {

@@ -563,6 +563,24 @@ fn an_index_with_more_entries_than_allowed_and_names_that_are_one_file_are_refus
 }
 
 #[test]
+fn an_index_above_the_limit_is_refused_before_it_is_downloaded() {
+    use crate::content::Layout;
+    use crate::content::manifest::ItemKind;
+    let index_bytes = limits::TREE_INDEX_BYTES_MAX as u64 + 1;
+    let chunk = u64::from(limits::CHUNK_SIZE_MAX);
+    let lengths =
+        (0..).map(|at| (index_bytes - at * chunk).min(chunk)).take(index_bytes.div_ceil(chunk) as usize);
+    let layout = Layout::uneven(lengths).unwrap();
+    let digests = vec![Digest([0; 32]); layout.count() as usize];
+    let kind = ItemKind::Tree { index_bytes, chunk_size: CHUNK_BYTES };
+    let manifest = Arc::new(Manifest::of_kind(kind, layout, digests).unwrap());
+    let target = target();
+    let error = TreePart::open(&target.path, manifest, TreeReceiveOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("index it has 1073741825 bytes"), "{error}");
+    assert!(beside(&target).is_empty());
+}
+
+#[test]
 fn staging_folders_of_others_are_left_alone() {
     let (published, target) = (publish(sample(), &[]), target());
     fs::create_dir(target.path.with_file_name(".tree.part")).unwrap();
