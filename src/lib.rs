@@ -49,7 +49,7 @@
 //!   ([`tracker::control`]).
 //! - **Serving peer** ([`upload::server`]): `serve-accept`; for each connection, `serve` reads requests and `serve-out`
 //!   answers them in order, chunks by `sendfile(2)`.
-//! - **Seeder** ([`roles::seeder`]): hashes on all cores, then serves. `announce` ([`tracker_client::announcer`])
+//! - **Seeder** ([`roles::seeder`]): hashes files and folders ([`storage::tree`]) on all cores, then serves. `announce` ([`tracker_client::announcer`])
 //!   registers, announces the files and sends heartbeats, all by UDP. A seeder that gives tickets also runs the machine of a
 //!   tracker on its port ([`tracker::server::SharedPortServer`]): its threads are those of a tracker, except that the upload
 //!   server accepts the connections; it has a second `announce` for it. `find-tracker` looks for a tracker on this host. The
@@ -69,7 +69,8 @@
 //!   [`DownloadScheduler`](download::scheduler::DownloadScheduler), fed by a `tracker-session` that keeps one connection to
 //!   the tracker (`tracker-ask` writes to it, `heartbeat` sends datagrams). It serves, too.
 //! - **Client with a plain folder** ([`roles::folder_client`]): `member` receives the manager's list of peers over a
-//!   `tracker-session`, `folder` scans the folder and hashes new files, and each `get` is a `transfer`: the download of a
+//!   `tracker-session`, `folder` scans the folder and hashes new files, `trees` offers its
+//!   sub-folders, and each `get` is a `transfer`: the download of a
 //!   leecher with the peers, a tracker or both as its sources.
 //! - **Volunteer** ([`volunteer`]), beside a client with a plain folder: `volunteer` executes the tracker's orders, which
 //!   arrive over a `tracker-session`, and reports the results. Eight `volunteer-copy` threads download, verify and store

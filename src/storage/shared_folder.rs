@@ -150,10 +150,10 @@ impl SharedFolder {
         }
     }
 
-    /// Names of the visible sub-folders whose files are not shared.
-    pub fn unshared_subfolders(&self) -> Vec<String> {
+    /// Names of the visible sub-folders, except `shareable_files`.
+    pub fn subfolders(&self) -> Vec<String> {
         let mut names = folder_scan::subfolders(&self.folder);
-        names.retain(|name| !self.shares_nested || name != folder_scan::SHAREABLE_FOLDER);
+        names.retain(|name| name != folder_scan::SHAREABLE_FOLDER);
         names
     }
 

@@ -290,7 +290,7 @@ fn files_of_shareable_files_are_shared_under_their_own_names_if_wanted() {
     fs::write(below.join("both"), "hidden by the file of the folder").unwrap();
     fs::write(below.join("x.part"), "").unwrap();
     fixture.write("both", "both");
-    assert_eq!(fixture.shared.unshared_subfolders(), ["other", folder_scan::SHAREABLE_FOLDER]);
+    assert_eq!(fixture.shared.subfolders(), ["other"]);
     let Fixture { folder, shared, clock } = fixture;
     let fixture = Fixture { folder, shared: shared.with_shareable_files(), clock };
     let diff = fixture.rescan();
@@ -307,10 +307,7 @@ fn files_of_shareable_files_are_shared_under_their_own_names_if_wanted() {
     );
     assert_eq!(fixture.serves("inner").as_deref(), Some("inner"));
     assert_eq!(fixture.serves("both").as_deref(), Some("both"));
-    assert_eq!(
-        (fixture.shared.count_files(), fixture.shared.unshared_subfolders()),
-        (4, vec!["other".to_owned()])
-    );
+    assert_eq!((fixture.shared.count_files(), fixture.shared.subfolders()), (4, vec!["other".to_owned()]));
     // A file that moves out of the sub-folder is served from its new path.
     fs::rename(below.join("inner"), fixture.path("inner")).unwrap();
     assert_eq!(fixture.rescan().first().map(String::as_str), Some("-inner"));

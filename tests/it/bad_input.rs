@@ -151,9 +151,9 @@ fn a_missing_file_is_an_error() {
     let mut lost = start_seeder(dir, &dir.join("nowhere.bin"), closed, &[]);
     lost.ends_with(17);
     lost.wait_for_text("nowhere.bin");
-    let mut folder = start_seeder(dir, &subfolder(dir, "folder"), closed, &[]);
-    folder.ends_with(17);
-    folder.wait_for_text("is not a regular file");
+    let mut device = start_seeder(dir, std::path::Path::new("/dev/null"), closed, &[]);
+    device.ends_with(17);
+    device.wait_for_text("is not a regular file");
 }
 
 #[test]

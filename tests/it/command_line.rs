@@ -344,9 +344,6 @@ fn a_wrong_file_or_folder_is_named_with_a_command_that_works() {
     missing.ends_with(17);
     missing.wait_for_text("cannot open large_text_file.txt: No such file or directory");
     missing.wait_for_text("choose an existing file with: seeder -f FILE");
-    let mut folder = start_seeder(dir, &plain, "127.0.0.1:9".parse().unwrap(), &[]);
-    folder.ends_with(17);
-    folder.wait_for_text("share the files of a folder with: client -folder ");
     for (path, text) in [
         (dir.join("nowhere"), "nowhere not found; create it with: mkdir -p "),
         (file, "is a file, not a folder; share a single file with: seeder -f "),

@@ -40,6 +40,7 @@ mod pipes;
 mod program_exits;
 mod progress;
 mod prompt;
+mod published_folders;
 mod questions;
 mod rings;
 mod scripts;

@@ -27,8 +27,8 @@ pub struct PublishTreeFlags {
     /// Record user id and group id of each entry of a folder
     #[arg(long, help_heading = FILES)]
     owners: bool,
-    /// Symbolic links of a folder: receivers refuse those that lead outside unless they say --links any, too
-    #[arg(long, value_name = "RULE", default_value = "inside", help_heading = FILES)]
+    /// Symbolic links of a folder, inside or any: receivers refuse those that lead outside unless they say --links any, too
+    #[arg(long, value_name = "RULE", default_value = "inside", hide_possible_values = true, help_heading = FILES)]
     links: LinksRule,
     /// Largest number of entries of a folder
     #[arg(long, value_name = "N", default_value_t = TREE_ENTRIES_MAX, help_heading = FILES,

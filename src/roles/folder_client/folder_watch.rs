@@ -25,8 +25,6 @@ const LARGE_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const LOGGED_CHANGES_MAX: usize = 16;
 /// Interval at which the files hashed so far are announced during a long scan.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of sub-folders that the log names.
-const NAMED_SUBFOLDERS_MAX: usize = 5;
 /// A scan of a large folder is repeated after a multiple of its duration, which limits its share of the processor.
 const SCAN_PAUSE_FACTOR: u32 = 4;
 
@@ -64,7 +62,6 @@ impl FolderWatch {
         inner.threads.spawn("folder", move || {
             let mut pause = watch.scan();
             watch.log_shared();
-            log_subfolders(&watch.inner);
             while !watch.inner.shutdown.wait(pause) {
                 pause = watch.scan();
             }
@@ -133,20 +130,6 @@ impl FolderWatch {
         let names = |sized: Vec<(u64, FileName)>| sized.into_iter().map(|(_, name)| name).collect();
         (names(sized), names(large))
     }
-}
-
-/// Mentions the sub-folders that are not shared, in one line.
-fn log_subfolders(inner: &Inner) {
-    let names = inner.folder.unshared_subfolders();
-    if names.is_empty() {
-        return;
-    }
-    let named = names.iter().take(NAMED_SUBFOLDERS_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = match names.len().saturating_sub(NAMED_SUBFOLDERS_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    log::info!("sub-folders are not shared, except shareable_files: {named}{more}");
 }
 
 impl LargeFiles {

@@ -4,6 +4,7 @@
 //! discovered peers; one thread polls the folder; each transfer has a thread, which is the state thread of
 //! that download. Invariant: an offered file was hashed or verified by this peer and is unchanged since.
 
+mod folder_trees;
 mod folder_watch;
 mod transfers;
 
@@ -36,6 +37,7 @@ use crate::upload::offers::{Offer, Offers};
 use crate::upload::server::{DiscoveredPeer, ServeOptions, serve};
 use crate::volunteer::{Volunteer, VolunteerConfig, VolunteerContext};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
+use folder_trees::FolderTrees;
 use folder_watch::FolderWatch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -198,6 +200,7 @@ impl Member {
         threads.spawn("member", move || state.run(&session_events, &discoveries))?;
         if inner.config.shares {
             FolderWatch::start(&inner)?;
+            FolderTrees::start(&inner)?;
         }
         Ok(Self { inner, failed })
     }

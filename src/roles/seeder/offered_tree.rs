@@ -8,7 +8,6 @@ use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::Watch;
-use crate::storage::StoreError;
 use crate::storage::tree::{PublishError, RefusedEntry, ScanOptions, TreeScan, TreeSource};
 use crate::upload::offers::{Offer, Offers};
 use std::path::Path;
@@ -145,12 +144,8 @@ fn explained(error: PublishError, name: &FileName) -> RoleError {
                 format!("{count} of {name} cannot be sent; leave out such entries with --skip-special");
             RoleError::new(Fault::FileAccess, text)
         }
-        PublishError::Store(error) => from_store(error),
+        PublishError::Store(error) => error.into(),
     }
-}
-
-fn from_store(error: StoreError) -> RoleError {
-    error.into()
 }
 
 /// Warns of symbolic links that receivers refuse.
@@ -160,13 +155,14 @@ fn warn_of_links(source: &TreeSource, name: &FileName) {
     let outside: Vec<_> = links.filter(|link| leads_outside(index, link)).collect();
     let Some(first) = outside.first() else { return };
     let EntryKind::Link { target } = &first.kind else { return };
-    let others = match outside.len() - 1 {
-        0 => String::new(),
-        count => format!(" and {}", counted(count as u64, "other link")),
+    let verbs = match outside.len() - 1 {
+        0 => "leads out of the folder: receivers refuse it".to_owned(),
+        count => {
+            format!(
+                "and {} lead out of the folder: receivers refuse them",
+                counted(count as u64, "other link")
+            )
+        }
     };
-    log::warn!(
-        "{name}/{} -> {}{others} lead out of the folder: receivers refuse them without --links any",
-        first.path,
-        Escaped(target)
-    );
+    log::warn!("{name}/{} -> {} {verbs} without --links any", first.path, Escaped(target));
 }

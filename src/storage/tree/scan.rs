@@ -144,6 +144,14 @@ impl TreeScan {
         &self.omitted
     }
 
+    /// The entries that can be sent.
+    ///
+    /// # Errors
+    /// The folder is too large for an index.
+    pub fn entries(&self) -> Result<TreeIndex, TreeError> {
+        self.index().map(|(index, _)| index)
+    }
+
     /// Bytes of all files that can be sent, without their holes.
     pub fn content_bytes(&self) -> u64 {
         let bytes = self.found.iter().filter(|found| !found.has_other_names);

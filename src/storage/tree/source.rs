@@ -138,8 +138,8 @@ impl TreeSource {
         if is_named {
             let count = crate::content::fmt::counted(chunks.len() as u64, "chunk");
             log::error!(
-                "{} has changed since it was hashed: {count} with its content no longer offered; start the seeder again to \
-                 offer the new version of the folder",
+                "{} has changed since it was hashed: {count} left the offer; start the seeder again to offer the new version \
+                 of the folder",
                 crate::content::tree::Escaped(self.files.path_of(entry).as_os_str().as_encoded_bytes())
             );
         }

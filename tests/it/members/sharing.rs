@@ -126,6 +126,8 @@ fn hidden_partial_and_linked_files_are_not_shared() {
     let holder = member(dir, &there, "holder", at, &[]);
     holder.wait_for_text("- sharing plain, ");
     holder.wait_for_text("- sharing leads-in, ");
+    // A sub-folder is an item of its own; a link to it is not.
+    holder.wait_for_text("- sharing folder sub, ");
     let reason = |name: &str, why: &str| {
         holder.wait_for_text(&format!("- {name} is not shared: {why}"));
     };
@@ -137,7 +139,7 @@ fn hidden_partial_and_linked_files_are_not_shared() {
     write(&there, "late.part", b"h");
     write(&there, "late", b"i");
     holder.wait_for_text("- sharing late, ");
-    assert_eq!(PeerClient::connect(holder.address()).names(), ["late", "leads-in", "plain"]);
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["late", "leads-in", "plain", "sub"]);
     for name in [".hidden", "x.part", "secret", "leads-out", "inner", "pipe"] {
         getter(dir, "gets", at, &[name], &["--wait", "0"]).ends_with(3);
     }
@@ -322,16 +324,26 @@ fn a_small_file_is_shared_while_a_large_one_is_hashed() {
 }
 
 #[test]
-fn the_files_of_shareable_files_are_shared_and_other_sub_folders_are_mentioned_in_one_line() {
+fn the_files_of_shareable_files_are_shared_and_other_sub_folders_are_items() {
     let place = place();
     let dir = place.path();
     let manager = manager(dir, &[]);
     let at = manager.address();
     let there = folder(dir, "holder", &[("top", b"top")]);
     write(&subfolder(&there, "shareable_files"), "inner", b"inner");
-    ["a", "b", "c", "d", "e", "f"].iter().for_each(|name| _ = subfolder(&there, name));
+    ["a", "b"].iter().for_each(|name| _ = write(&subfolder(&there, name), "file", name.as_bytes()));
     let holder = member(dir, &there, "holder", at, &[]);
-    holder.wait_for_text("sub-folders are not shared, except shareable_files: a, b, c, d, e and 1 more");
+    holder.wait_for_text("- sharing folder a, ");
+    holder.wait_for_text("- sharing folder b, ");
+    holder.wait_for_text("- sharing inner, ");
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["a", "b", "inner", "top"]);
+    // A sub-folder that changes is offered in its new version, and a removed one no longer.
+    write(&there.join("a"), "another", b"file");
+    holder.wait_for_text("folder a has changed; it is not offered until it has been hashed again");
+    holder.wait_for_count("- sharing folder a, ", 2);
+    std::fs::remove_dir_all(there.join("b")).unwrap();
+    holder.wait_for_text("stopped sharing folder b: it was removed");
+    assert_eq!(PeerClient::connect(holder.address()).names(), ["a", "inner", "top"]);
     getter(dir, "gets", at, &["inner", "top"], &[]).ends_with(0);
     assert_holds(&dir.join("gets/inner"), b"inner");
     assert_holds(&dir.join("gets/top"), b"top");
