@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use shoal::cli::confirm::{self, DestinationFlags};
-use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ServeFlags, VerifyFlag};
+use shoal::cli::flags::{self, DiscoveryFlag, DownloadLimitFlag, ReceiveTreeFlags, ServeFlags, VerifyFlag};
 use shoal::cli::help::{FILES, NETWORK, TIMEOUTS};
 use shoal::cli::{self, LogOptions};
 use shoal::content::{FileName, IdPrefix, PeerName, limits};
@@ -38,8 +38,8 @@ struct Flags {
     id: Option<IdPrefix>,
     #[arg(long, conflicts_with_all = ["items", "id"], help = flags::ALL_HELP, help_heading = FILES)]
     all: bool,
-    /// List the files that the tracker knows, and exit
-    #[arg(long, conflicts_with_all = ["items", "id", "all", "out", "local_name", "overwrite", "stay", "durable",
+    /// List the files that the tracker knows, or the entries of the folders that are named, and exit
+    #[arg(long, conflicts_with_all = ["all", "out", "local_name", "overwrite", "stay", "durable",
         "on_complete"], help_heading = FILES)]
     list: bool,
     /// Show all 64 digits of each id
@@ -68,6 +68,8 @@ struct Flags {
     /// Do not ask for a confirmation
     #[arg(long, help_heading = FILES)]
     yes: bool,
+    #[command(flatten)]
+    tree: ReceiveTreeFlags,
     #[command(flatten)]
     verify: VerifyFlag,
     #[arg(long, help = flags::STAY_HELP, help_heading = FILES)]
@@ -151,7 +153,7 @@ fn main() -> ExitCode {
         let resolve = |tracker| hub::resolve(&tracker, Hub::Tracker, Some(flags.wait), shutdown);
         let tracker = flags.tracker().map(resolve).transpose()?;
         let asked = tracker.clone().unwrap_or_else(|| limits::TRACKER_ADDRESS.into());
-        if flags.list {
+        if flags.list && flags.items.is_empty() && flags.id.is_none() {
             return cli::list::run(&asked, flags.long, flags.serve.timeouts.timeouts(), shutdown);
         }
         let config = config(flags, tracker, &asked)?;
@@ -179,6 +181,7 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
     let searches = flags.tracker.is_none() && !flags.discovery.no_discovery;
     Ok(LeecherConfig {
         items: flags.items()?,
+        lists_entries: flags.list,
         order: DownloadOrder {
             query: Query::default(),
             ticket: None,
@@ -187,6 +190,7 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
             kind,
             overwrite: flags.overwrite,
             recheck: Recheck::new(flags.verify.verify()),
+            tree: flags.tree.options(),
             durable: flags.durable,
             timeout: Some(flags.timeout),
             limit: RateLimit::from_flag(flags.limit.download_limit),
@@ -205,7 +209,7 @@ fn config(flags: Flags, tracker: Option<Endpoint>, asked: &Endpoint) -> Result<L
         name: flags.peer_name,
         stay: flags.stay,
         linger: flags.linger,
-        serve: (!flags.no_serve && !kind.is_stream()).then(|| ServeConfig {
+        serve: (!flags.no_serve && !flags.list && !kind.is_stream()).then(|| ServeConfig {
             listen: flags.serve.listen_ip(),
             widens: flags.serve.widens(),
             ports: flags.port,

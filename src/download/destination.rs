@@ -1,16 +1,17 @@
-//! Destination of a download: a file that appears under its name when it is complete, a stream that receives the
+//! Destination of a download: a file or folder that appears under its name when it is complete, a stream that receives the
 //! bytes in order, or a block device that is written in place.
 //!
-//! Invariant: all three accept only verified chunks.
+//! Invariant: all of them accept only verified chunks.
 
 use crate::content::limits::{FSYNC_INTERVAL, RESUME_FILE_INTERVAL};
-use crate::content::{ChunkIndex, Digest, Manifest, Md5};
+use crate::content::{Bitfield, ChunkIndex, Digest, Manifest, Md5};
 use crate::download::finder::interrupted;
 use crate::net::{Shutdown, Threads};
 use crate::report::error::{Fault, RoleError};
 use crate::storage::stream::STDOUT;
 use crate::storage::{
     ChunkSink, ChunkSource, DeviceFile, LargeChunk, PartFile, Progress, StoreError, StoredChunk, StreamFile,
+    TreePart,
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::os::unix::fs::FileTypeExt as _;
@@ -69,6 +70,8 @@ pub enum Destination {
     Stream(StreamFile),
     /// A block device.
     Device(DeviceFile),
+    /// A folder, staged beside its target.
+    Tree(TreePart),
 }
 
 impl Destination {
@@ -77,6 +80,7 @@ impl Destination {
             Self::File(part) => part,
             Self::Stream(stream) => stream,
             Self::Device(device) => device,
+            Self::Tree(tree) => tree,
         }
     }
 
@@ -89,13 +93,40 @@ impl Destination {
     pub fn stream(&self) -> Option<&StreamFile> {
         match self {
             Self::Stream(stream) => Some(stream),
-            Self::File(_) | Self::Device(_) => None,
+            Self::File(_) | Self::Device(_) | Self::Tree(_) => None,
         }
+    }
+
+    /// The folder, if it is one.
+    pub fn tree(&self) -> Option<&TreePart> {
+        match self {
+            Self::Tree(tree) => Some(tree),
+            Self::File(_) | Self::Stream(_) | Self::Device(_) => None,
+        }
+    }
+
+    /// The chunks that need no download.
+    pub fn done(&self) -> Bitfield {
+        match self {
+            Self::Tree(tree) => tree.done(),
+            Self::File(_) | Self::Stream(_) | Self::Device(_) => self.progress().have().0,
+        }
+    }
+
+    /// The chunks that are wanted now; `None` for all chunks, or those of the window of a stream.
+    pub fn wanted(&self) -> Option<Bitfield> {
+        self.tree().map(TreePart::wanted).filter(|wanted| !wanted.is_complete())
+    }
+
+    /// Bytes of the chunks that are wanted now; `size` is that of the item.
+    pub fn wanted_bytes(&self, size: u64) -> u64 {
+        self.tree().map_or(size, |tree| tree.sizes().0)
     }
 
     /// Bytes that need no download.
     pub fn present_bytes(&self) -> u64 {
         match self {
+            Self::Tree(tree) => tree.sizes().1,
             Self::File(part) => part.resumed_bytes(),
             Self::Stream(_) => 0,
             Self::Device(device) => device.found_bytes(),
@@ -106,6 +137,7 @@ impl Destination {
     pub fn is_complete(&self) -> bool {
         match self {
             Self::File(_) | Self::Device(_) => self.progress().is_complete(),
+            Self::Tree(tree) => tree.is_complete(),
             Self::Stream(stream) => stream.is_complete(),
         }
     }
@@ -124,6 +156,8 @@ impl Destination {
             Self::File(part) => part.md5(hashed, stop),
             Self::Stream(stream) => stream.md5().ok_or(StoreError::Stopped),
             Self::Device(device) => device.md5(hashed, stop),
+            // A folder has no MD5.
+            Self::Tree(tree) => Err(StoreError::NotAFile(tree.target().to_owned())),
         }
     }
 
@@ -135,6 +169,7 @@ impl Destination {
         match self {
             Self::File(part) => part.finish(overwrite, durable),
             Self::Stream(_) => Ok(()),
+            Self::Tree(tree) => tree.finish(overwrite, durable),
             Self::Device(device) => {
                 log::info!("writing all data to {} (fsync)", device.path().display());
                 device.finish()
@@ -149,6 +184,7 @@ impl Destination {
     pub fn make_durable(&self) -> Result<(), StoreError> {
         match self {
             Self::File(part) => part.make_durable(),
+            Self::Tree(tree) => tree.make_durable(),
             // A device is synced when it is finished.
             Self::Stream(_) | Self::Device(_) => Ok(()),
         }
@@ -161,6 +197,7 @@ impl Destination {
     pub fn note(&self) -> Result<(), StoreError> {
         match self {
             Self::File(part) => part.note(),
+            Self::Tree(tree) => tree.note(),
             Self::Stream(_) | Self::Device(_) => Ok(()),
         }
     }
@@ -168,7 +205,7 @@ impl Destination {
     /// The error of a download that was interrupted.
     pub fn interrupted(&self) -> RoleError {
         match self {
-            Self::File(_) => interrupted(),
+            Self::File(_) | Self::Tree(_) => interrupted(),
             Self::Stream(stream) => {
                 let (name, written) = (stream.name(), stream.written_bytes());
                 let text = format!("interrupted after {written} bytes were written to {name}");
@@ -194,10 +231,8 @@ impl Destination {
         let (report, lost) = bounded(1);
         let (destination, work) = (self.clone(), work.clone());
         match &**self {
-            Self::File(_) => threads.spawn("resume-file", move || {
-                if let Self::File(part) = &*destination {
-                    write_resume_file(part, &report, &work);
-                }
+            Self::File(_) | Self::Tree(_) => threads.spawn("resume-file", move || {
+                write_resume_file(&destination, &report, &work);
             })?,
             Self::Stream(_) => threads.spawn("stream-out", move || {
                 let stream = destination.stream();
@@ -211,9 +246,9 @@ impl Destination {
     }
 }
 
-/// Writes the resume file at intervals and makes it and the part file durable at longer ones. Reports a lost
-/// part file, which ends the download; other errors are logged once and retried.
-fn write_resume_file(part: &PartFile, report: &Sender<StoreError>, work: &Shutdown) {
+/// Writes the resume file at intervals and makes it and the received data durable at longer ones. Reports a lost part file
+/// or staging folder, which ends the download; other errors are logged once and retried.
+fn write_resume_file(part: &Destination, report: &Sender<StoreError>, work: &Shutdown) {
     let mut durable = Instant::now();
     let mut is_logged = false;
     while !work.wait(RESUME_FILE_INTERVAL) {
@@ -271,6 +306,7 @@ impl ChunkSink for Destination {
             Self::File(part) => part.store(index, digest, bytes),
             Self::Stream(stream) => stream.store(index, digest, bytes),
             Self::Device(device) => device.store(index, digest, bytes),
+            Self::Tree(tree) => tree.store(index, digest, bytes),
         }
     }
 
@@ -284,6 +320,7 @@ impl ChunkSink for Destination {
             Self::File(part) => part.begin(index, digest, length),
             Self::Stream(stream) => stream.begin(index, digest, length),
             Self::Device(device) => device.begin(index, digest, length),
+            Self::Tree(tree) => tree.begin(index, digest, length),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::content::limits::{LOOKUP_INTERVAL, URGENT_LOOKUP_INTERVAL};
 use crate::content::{ChunkIndex, FileId, Manifest, PeerName};
 use crate::download::destination::Destination;
 use crate::download::events::{Job, SourceEvent};
-use crate::download::finder::Finder;
+use crate::download::finder::SharedFinder;
 use crate::download::scheduler::{DownloadScheduler, SchedulerEvent, TICK_INTERVAL};
 use crate::download::summary::Tally;
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
@@ -19,7 +19,7 @@ use crate::report::error::{Fault, RoleError};
 use crate::report::watch::{DOWNLOADING, ShownBytes, Watch};
 use crate::storage::{StoreError, StreamFile};
 use crate::swarm::Moment;
-use crate::sync::RunningClock;
+use crate::sync::{RunningClock, lock};
 use crate::tracker_client::lookup::Query;
 use crate::upload::relay::Relay;
 use crate::upload::server::DiscoveredPeer;
@@ -59,7 +59,7 @@ pub struct Download<'a> {
     /// Holders known so far.
     pub holders: KnownHolders,
     /// Finds further holders.
-    pub finder: Box<dyn Finder>,
+    pub finder: SharedFinder,
     /// Cut-through relay of chunks that are still being received; `None` if this peer does not serve.
     pub relay: Option<Relay>,
     /// Port of this peer's upload server, if any.
@@ -132,8 +132,8 @@ fn run_with(
         watch,
     } = download;
     let layout = manifest.layout();
-    let (have, _) = destination.progress().have();
-    let (size, resumed) = (layout.size(), destination.present_bytes());
+    let (have, wanted) = (destination.done(), destination.wanted());
+    let (size, resumed) = (destination.wanted_bytes(layout.size()), destination.present_bytes());
     if resumed > 0 {
         log::info!("resuming at {resumed} of {size} bytes ({} %)", resumed.saturating_mul(100) / size.max(1));
     }
@@ -156,7 +156,8 @@ fn run_with(
         timeouts,
         lines: LimitedLines::default(),
     };
-    let all = destination.stream().is_none();
+    let all = destination.stream().is_none() && wanted.is_none();
+    let missing = wanted.map(|wanted| wanted.iter().filter(|index| !have.has(*index)).collect::<Vec<_>>());
     let written = destination.stream().map_or_else(never, |stream| stream.written().clone());
     let mut state = DownloadState {
         file: id,
@@ -179,8 +180,14 @@ fn run_with(
         state.scheduler.request_in_order();
     }
     state.add_sources(holders);
-    if !all {
-        state.move_window();
+    match missing {
+        Some(missing) => {
+            let now = state.clock.now();
+            let events = state.scheduler.want_window(missing.into_iter(), true, now);
+            state.handle(events)?;
+        }
+        None if !all => _ = state.move_window(),
+        None => {}
     }
     let discovered = discovered.unwrap_or_else(never);
     let inputs = Inputs { received, found, discovered, destination_lost, written };
@@ -369,11 +376,15 @@ impl DownloadState<'_> {
     /// Describes the missing chunks and the cause.
     fn missing(&self) -> String {
         let done = self.scheduler.done();
+        let wanted = self.destination.wanted();
+        let (missing, count) = match &wanted {
+            Some(wanted) => (wanted.held() - wanted.common_count(done) as u32, wanted.held()),
+            None => (done.count() - done.held(), done.count()),
+        };
         let unavailable = self.scheduler.unavailable();
         let mut text = format!(
-            "{} of {} missing, {} connected",
-            done.count() - done.held(),
-            counted(done.count().into(), "chunk"),
+            "{missing} of {} missing, {} connected",
+            counted(count.into(), "chunk"),
             counted(self.scheduler.connected() as u64, "source")
         );
         if !unavailable.is_empty() {
@@ -395,7 +406,7 @@ impl DownloadState<'_> {
 
 /// Looks up holders at intervals, shorter ones while no source is connected.
 fn find_holders(
-    mut finder: Box<dyn Finder>,
+    finder: SharedFinder,
     id: FileId,
     without_source: Arc<AtomicBool>,
     threads: &Threads,
@@ -412,7 +423,7 @@ fn find_holders(
             }
             last = Instant::now();
             let query = Query { id: Some(id), ..Query::default() };
-            match finder.find(&query, &work) {
+            match lock(&finder).find(&query, &work) {
                 Ok(files) => {
                     is_logged = false;
                     let (whole, partial): (Vec<_>, Vec<_>) =

@@ -65,6 +65,9 @@ pub trait Finder: Send {
     fn find(&mut self, query: &Query, stop: &Shutdown) -> Result<Vec<FoundFile>, FindError>;
 }
 
+/// A finder that is used by one download after another.
+pub type SharedFinder = Arc<Mutex<Box<dyn Finder>>>;
+
 /// Finder that asks a tracker.
 pub struct TrackerFinder {
     client: UdpClient,

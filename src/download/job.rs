@@ -4,19 +4,25 @@
 //! after every chunk has been verified, and the MD5 if the tracker states one. Until then verified chunks are
 //! kept in a part file beside it, from which a later run resumes.
 
+mod tree;
+
 use crate::content::fmt::counted;
 use crate::content::limits::{RESULT_TARGET, VERIFY_SAMPLE_COUNT};
+use crate::content::tree::TreeIndex;
 use crate::content::{FileName, Manifest, Md5, PeerName};
 use crate::download::destination::{Destination, DestinationKind};
 use crate::download::driver::{self, Download, KnownHolders};
-use crate::download::finder::{Finder, interrupted};
+use crate::download::finder::{Finder, SharedFinder, interrupted};
 use crate::net::{RateLimit, Shutdown, Threads, Timeouts};
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
 use crate::report::next_step::quoted;
 use crate::report::watch::Watch;
 use crate::storage::verify::VerifyCallbacks;
-use crate::storage::{ChunkSource as _, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, Verify};
+use crate::storage::{
+    ChunkSource, CompleteFile, DeviceFile, PartFile, StoreError, StreamFile, TreePart, TreeReceiveOptions,
+    Verify,
+};
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::ticket::Ticket;
 use crate::upload::relay::Relay;
@@ -25,7 +31,7 @@ use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Begin of the title of the progress display during the MD5 check.
@@ -51,12 +57,18 @@ pub struct Recheck {
     pub in_place: Verify,
     /// For a part file: its resume file lists the verified chunks.
     pub resumed: Verify,
+    /// Whether the stored state of a complete folder tells that its files need not be read.
+    pub trusts_state: bool,
 }
 
 impl Recheck {
-    /// The user's choice for both; by default all of a file in place, and nothing that the resume file lists.
+    /// The user's choice for all; by default all of a file in place, and nothing that a resume file or a stored state lists.
     pub fn new(chosen: Option<Verify>) -> Self {
-        Self { in_place: chosen.unwrap_or(Verify::Full), resumed: chosen.unwrap_or(Verify::None) }
+        Self {
+            in_place: chosen.unwrap_or(Verify::Full),
+            resumed: chosen.unwrap_or(Verify::None),
+            trusts_state: chosen != Some(Verify::Full),
+        }
     }
 }
 
@@ -77,6 +89,8 @@ pub struct DownloadOrder {
     pub overwrite: bool,
     /// Share of existing data that is rehashed.
     pub recheck: Recheck,
+    /// What is received of a folder, and what is accepted.
+    pub tree: TreeReceiveOptions,
     /// Whether to fsync the file before the end.
     pub durable: bool,
     /// Time without data after which the download fails.
@@ -118,8 +132,8 @@ pub struct Located {
 
 /// Data that exists before the download.
 pub enum ExistingData {
-    /// The complete file, in place.
-    Complete(Box<CompleteFile>),
+    /// The complete file or folder, in place.
+    Complete(Arc<dyn ChunkSource>),
     /// An open destination that lacks chunks.
     Part(Arc<Destination>),
 }
@@ -179,6 +193,9 @@ pub fn check_existing(
     watch: &dyn Watch,
     shutdown: &Shutdown,
 ) -> Result<ExistingData, RoleError> {
+    if file.manifest.is_tree() {
+        return tree::open(order, file, watch, shutdown);
+    }
     if order.kind.is_stream() {
         file.manifest.layout().check_fits_memory().map_err(StoreError::from)?;
     }
@@ -277,7 +294,7 @@ fn check_once(
         match checking(&path.display(), watch, shutdown, check)? {
             Some(whole) => {
                 log::info!("{} exists and is complete{}", path.display(), describe_check(verify));
-                return Ok(Some(ExistingData::Complete(Box::new(whole))));
+                return Ok(Some(ExistingData::Complete(Arc::new(whole))));
             }
             None if !order.overwrite => {
                 let (path, advice) = (path.display(), order.advice.target_exists);
@@ -401,24 +418,19 @@ pub fn complete(
     shutdown: &Shutdown,
 ) -> Result<Downloaded, RoleError> {
     let Located { file, holders } = located;
-    let download = Download {
-        id: file.file.id,
-        name: file.file.name.to_string(),
-        manifest: file.manifest.clone(),
-        destination: destination.clone(),
-        holders,
-        finder,
-        relay: serving.relay,
-        port: serving.port,
-        site: serving.site,
-        discovered: serving.discovered,
-        timeout: order.timeout,
-        limit: order.limit.clone(),
-        timeouts: order.timeouts,
-        watch,
-    };
+    let finder: SharedFinder = Arc::new(Mutex::new(finder));
+    let download = || download_of(order, &file, (&holders, &finder), destination, &serving, watch);
+    if let Some(tree) = destination.tree() {
+        if !tree.has_index() {
+            log::info!("{} is a folder; downloading its index first", file.file.name);
+            driver::run(download(), &serving.threads, shutdown)?;
+        }
+        if tree::prepare(order, &file, tree, watch, shutdown)? {
+            return Ok(file);
+        }
+    }
     let resumed = destination.present_bytes();
-    let tally = driver::run(download, &serving.threads, shutdown)?;
+    let tally = driver::run(download(), &serving.threads, shutdown)?;
     log::info!(target: RESULT_TARGET, "All download threads completed");
     if let Some(md5) = file.md5 {
         check_md5(md5, &file, destination, watch, shutdown)?;
@@ -427,6 +439,63 @@ pub fn complete(
     log::info!(target: RESULT_TARGET, "Download complete. File size: {} bytes", file.file.size);
     log::info!("{}", tally.summary(file.file.name.as_str(), resumed));
     Ok(file)
+}
+
+/// Downloads the index of a folder; `None` for a file. `folder` is for temporary files.
+///
+/// # Errors
+/// No source has a chunk, the timeout has elapsed, the index is refused, or the shutdown.
+pub fn fetch_index(
+    order: &DownloadOrder,
+    located: Located,
+    folder: &Path,
+    finder: Box<dyn Finder>,
+    watch: &dyn Watch,
+    shutdown: &Shutdown,
+) -> Result<Option<TreeIndex>, RoleError> {
+    let Located { file, holders } = located;
+    if !file.manifest.is_tree() {
+        return Ok(None);
+    }
+    let part = TreePart::open(&folder.join("folder"), file.manifest.clone(), order.tree.clone())?;
+    let destination = Arc::new(Destination::Tree(part));
+    let threads = Threads::new();
+    let serving =
+        ServingContext { threads: threads.clone(), relay: None, port: None, site: None, discovered: None };
+    let finder: SharedFinder = Arc::new(Mutex::new(finder));
+    let download = download_of(order, &file, (&holders, &finder), &destination, &serving, watch);
+    let result = driver::run(download, &threads, shutdown);
+    threads.join();
+    result?;
+    let index = destination.tree().map(TreePart::read_index).transpose()?;
+    Ok(index)
+}
+
+/// The download of the chunks that a destination wants now.
+fn download_of<'a>(
+    order: &DownloadOrder,
+    file: &Downloaded,
+    (holders, finder): (&KnownHolders, &SharedFinder),
+    destination: &Arc<Destination>,
+    serving: &ServingContext,
+    watch: &'a dyn Watch,
+) -> Download<'a> {
+    Download {
+        id: file.file.id,
+        name: file.file.name.to_string(),
+        manifest: file.manifest.clone(),
+        destination: destination.clone(),
+        holders: holders.clone(),
+        finder: finder.clone(),
+        relay: serving.relay.clone(),
+        port: serving.port,
+        site: serving.site.clone(),
+        discovered: serving.discovered.clone(),
+        timeout: order.timeout,
+        limit: order.limit.clone(),
+        timeouts: order.timeouts,
+        watch,
+    }
 }
 
 /// Checks the MD5 of the received file: that of a part file before it is renamed.

@@ -402,6 +402,7 @@ mod tests {
             kind: DestinationKind::File,
             overwrite: false,
             recheck: Recheck::new(None),
+            tree: crate::storage::TreeReceiveOptions::default(),
             durable: false,
             timeout: None,
             limit: None,

@@ -102,6 +102,7 @@ impl From<StoreError> for RoleError {
             | StoreError::StoreAbsent { .. }
             | StoreError::StoreElsewhere { .. }
             | StoreError::NotAFile(_)
+            | StoreError::Entry { .. }
             | StoreError::ReaderClosed { .. }
             | StoreError::Chunks { .. }
             | StoreError::ChunkFile { .. } => Fault::FileAccess,

@@ -114,6 +114,14 @@ pub enum StoreError {
     /// The file cannot be divided into chunks of this size.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// An entry of a folder is refused, or cannot be stored.
+    #[error("the folder is refused: {entry} {reason}")]
+    Entry {
+        /// Path of the entry, escaped.
+        entry: String,
+        /// The cause, after the path.
+        reason: String,
+    },
     /// The manifest is inconsistent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

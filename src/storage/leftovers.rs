@@ -1,13 +1,17 @@
-//! Part files that interrupted downloads have left in a folder, and their removal.
+//! Part files, and staging folders of folders, that interrupted downloads have left in a folder, and their removal.
 //!
 //! Invariant: a file counts only if a resume file of a download is beside it and no program has
-//! locked it. It stays locked until it is removed, so that no download resumes it meanwhile.
+//! locked it, a staging folder only if it has one. It stays locked until it is removed, so that no download resumes it
+//! meanwhile. A staging folder with a journal is kept: files of a folder have been replaced by its content.
 
 use super::part::names::{self, PART};
+use super::tree_part::staging;
 use super::{disk, error, error::StoreError, resume_file};
 use crate::content::FileId;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +22,7 @@ const OLDER_TEMPORARY: &str = "have.new";
 /// Digits of the id in the hidden names of the previous version.
 const OLDER_DIGITS: usize = 8;
 
-/// A part file with its resume files, or resume files whose part file is gone.
+/// A part file with its resume files, resume files whose part file is gone, or a staging folder.
 #[derive(Debug)]
 pub struct Leftover {
     /// Path of the part file, or of the resume file if there is no part file.
@@ -64,7 +68,17 @@ pub fn unfinished(folder: &Path) -> Result<Vec<Unfinished>, StoreError> {
         let name = older.or(part.strip_suffix(PART)).unwrap_or(&part).to_owned();
         Some(Unfinished { name, progress })
     };
-    Ok(files.iter().filter_map(download).collect())
+    let mut found: Vec<Unfinished> = files.iter().filter_map(download).collect();
+    for path in staging_folders(folder)? {
+        let (Some(name), Ok(metadata)) = (path.file_name().and_then(OsStr::to_str), path.symlink_metadata())
+        else {
+            continue;
+        };
+        let progress = resume_file::progress(&path.join(staging::RESUME), metadata.ino());
+        let name = name.trim_start_matches('.').trim_end_matches(PART).to_owned();
+        found.push(Unfinished { name, progress });
+    }
+    Ok(found)
 }
 
 /// Finds the part files directly in a folder.
@@ -93,7 +107,53 @@ pub fn find(folder: &Path) -> Result<Leftovers, StoreError> {
             Err(why) => found.kept.push((path, why)),
         }
     }
+    for path in staging_folders(folder)? {
+        let is_replacing = path.join(staging::JOURNAL).symlink_metadata().is_ok();
+        match staging::open_locked(&path) {
+            Ok(_) if is_replacing => {
+                let why = "its files replace those of a folder; run the same command again to complete it";
+                found.kept.push((path, why.to_owned()));
+            }
+            Ok(lock) => found.unused.push(Leftover {
+                allocated_bytes: allocated_below(&path),
+                part: Some((path.clone(), lock)),
+                path,
+                resume: Vec::new(),
+            }),
+            Err(why) => found.kept.push((path, why)),
+        }
+    }
     Ok(found)
+}
+
+/// The staging folders directly in a folder, by name.
+fn staging_folders(folder: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
+    let mut found = BTreeSet::new();
+    for entry in folder.read_dir().map_err(error::io("read", folder))? {
+        let entry = entry.map_err(error::io("read", folder))?;
+        let name = entry.file_name();
+        let is_named = name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(PART.as_bytes());
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_named && is_folder && resume_file::is_ours(&entry.path().join(staging::RESUME)) {
+            found.insert(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Disk space of the files below a folder, bytes. Links are not followed.
+fn allocated_below(folder: &Path) -> u64 {
+    let mut left = vec![folder.to_owned()];
+    let mut sum = 0u64;
+    while let Some(path) = left.pop() {
+        for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+            sum = sum.saturating_add(allocated(&entry.path()));
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(entry.path());
+            }
+        }
+    }
+    sum
 }
 
 /// The names of the regular files directly in a folder.
@@ -173,6 +233,9 @@ impl Leftover {
             if !names::path_refers_to(file, path)? {
                 return Ok(());
             }
+            if path.is_dir() {
+                return staging::remove_folder(path);
+            }
             disk::remove(path)?;
         }
         self.resume.iter().try_for_each(|path| disk::remove(path).map(|_| ()))
@@ -192,6 +255,48 @@ mod tests {
         let mut names: Vec<_> = folder.read_dir().unwrap().map(name).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn staging_folders_are_found_and_removed_unless_they_are_in_use_or_replace_files() {
+        use crate::content::manifest::ItemKind;
+        use crate::storage::{TreePart, TreeReceiveOptions};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let open = |name: &str| {
+            let layout = Layout::uneven([5]).unwrap();
+            let kind = ItemKind::Tree { index_bytes: 5, chunk_size: 65_536 };
+            let manifest = Manifest::of_kind(kind, layout, vec![Digest::of(b"hello")]).unwrap();
+            let part =
+                TreePart::open(&path.join(name), Arc::new(manifest), TreeReceiveOptions::default()).unwrap();
+            part.store(ChunkIndex(0), Digest([0; 32]), b"hello").unwrap();
+            part.note().unwrap();
+            part
+        };
+        std::fs::create_dir(path.join(".theirs.part")).unwrap();
+        drop(open("left"));
+        drop(open("replacing"));
+        std::fs::write(path.join(".replacing.part/journal"), "").unwrap();
+        let active = open("active");
+        let listed = unfinished(path).unwrap();
+        let names_of: Vec<&str> = listed.iter().map(|download| download.name.as_str()).collect();
+        assert_eq!(names_of, ["active", "left", "replacing"]);
+        assert_eq!(listed[1].progress.map(|(_, held, count)| (held, count)), Some((1, 1)));
+        let found = find(path).unwrap();
+        assert!(
+            found
+                .kept
+                .iter()
+                .any(|(path, why)| path.ends_with(".active.part") && why.contains("is downloading"))
+        );
+        assert!(
+            found.kept.iter().any(|(path, why)| path.ends_with(".replacing.part") && why.contains("replace"))
+        );
+        assert_eq!(found.unused.len(), 1);
+        assert!(found.unused[0].path.ends_with(".left.part") && found.unused[0].allocated_bytes > 0);
+        found.unused.into_iter().for_each(|left| left.remove().unwrap());
+        assert_eq!(names(path), [".active.part", ".replacing.part", ".theirs.part"]);
+        drop(active);
     }
 
     #[test]

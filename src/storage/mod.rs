@@ -35,6 +35,7 @@ mod store_marker;
 mod store_records;
 pub mod stream;
 pub mod tree;
+pub mod tree_part;
 pub mod verify;
 
 pub use chunk_folder::{ChunkFolder, HeldChunk};
@@ -50,6 +51,7 @@ pub use replica_store::ReplicaStore;
 pub use shared_folder::{FolderChange, FolderDiff, SharedFile, SharedFolder};
 pub use spool::{STDIN, Spool};
 pub use stream::StreamFile;
+pub use tree_part::{Prepared, TreePart, TreeReceiveOptions, TreeRecheck};
 pub use verify::Verify;
 
 use crate::content::layout::LayoutError;

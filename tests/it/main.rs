@@ -20,6 +20,7 @@ mod devices;
 mod discovery;
 mod disks;
 mod exit_codes;
+mod folders;
 mod host_names;
 mod hostile_volunteers;
 mod hosts;

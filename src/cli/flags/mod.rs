@@ -11,7 +11,7 @@ mod values;
 pub use budgets::BudgetFlags;
 pub use owner::{ControlFlags, OwnerCommand};
 pub use replication::ReplicationFlags;
-pub use tree::{LinksRule, PublishTreeFlags};
+pub use tree::{LinksRule, PublishTreeFlags, ReceiveTreeFlags};
 pub use values::*;
 
 use super::help::{FILES, LIMITS, NETWORK, TIMEOUTS};

@@ -2,7 +2,9 @@
 
 use crate::cli::help::FILES;
 use crate::content::limits::TREE_ENTRIES_MAX;
+use crate::content::tree::{PathFilter, PathPattern};
 use crate::roles::seeder::TreeOptions;
+use crate::storage::TreeReceiveOptions;
 use crate::storage::tree::ScanOptions;
 use std::path::Path;
 
@@ -40,5 +42,39 @@ impl PublishTreeFlags {
         let omitted = Some(log_file.to_owned());
         let scan = ScanOptions { has_owners: self.owners, omitted, entries_max: self.entries_max };
         TreeOptions { scan, skips_special: self.skip_special, allows_any_link: self.links == LinksRule::Any }
+    }
+}
+
+/// What is received of a folder, and what is accepted.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ReceiveTreeFlags {
+    /// Of a folder, fetch only the entries that match this pattern, and what is below them; may be repeated. *, ? and [...]
+    /// match within a name, ** as a whole name matches any number of folders; a pattern without / matches at any depth
+    #[arg(long, value_name = "GLOB", help_heading = FILES)]
+    only: Vec<PathPattern>,
+    /// Of a folder, do not fetch the entries that match this pattern, nor what is below them; may be repeated
+    #[arg(long, value_name = "GLOB", help_heading = FILES)]
+    exclude: Vec<PathPattern>,
+    /// Symbolic links that a folder may have: those that lead to places inside it, or any
+    #[arg(long, value_name = "RULE", default_value = "inside", help_heading = FILES)]
+    links: LinksRule,
+    /// Give the entries of a folder the owners that it states; needs the permission to do so
+    #[arg(long, help_heading = FILES)]
+    owners: bool,
+    /// Largest number of entries of a folder
+    #[arg(long, value_name = "N", default_value_t = TREE_ENTRIES_MAX, help_heading = FILES,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    entries_max: u32,
+}
+
+impl ReceiveTreeFlags {
+    /// The options for a folder.
+    pub fn options(&self) -> TreeReceiveOptions {
+        TreeReceiveOptions {
+            filter: PathFilter { only: self.only.clone(), exclude: self.exclude.clone() },
+            with_owners: self.owners,
+            with_any_links: self.links == LinksRule::Any,
+            entries_max: self.entries_max,
+        }
     }
 }

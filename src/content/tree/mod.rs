@@ -10,12 +10,14 @@
 mod boundaries;
 mod codec;
 mod entry;
+pub mod filter;
 mod index;
 mod links;
 mod path;
 mod stream;
 
 pub use entry::{Entry, EntryKind, Hole, Mtime};
+pub use filter::{PathFilter, PathPattern};
 pub use index::{EntryError, INDEX_HEADER, TreeError, TreeIndex};
 pub use links::leads_outside;
 pub use path::{Escaped, PathError, TreePath};

@@ -18,8 +18,8 @@ use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::next_step;
 use crate::report::watch::{DOWNLOADING, FileProgress, Watch};
-use crate::storage::SharedFolder;
 use crate::storage::shared_folder::FolderChange;
+use crate::storage::{SharedFolder, TreeReceiveOptions};
 use crate::sync::{RunningClock, lock};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
@@ -302,6 +302,7 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
         kind: DestinationKind::File,
         overwrite: transfer.request.overwrite,
         recheck: Recheck::new(None),
+        tree: TreeReceiveOptions::default(),
         durable: false,
         timeout: inner.config.timeout.or(Some(LEECHER_TIMEOUT)),
         limit: inner.limit.clone(),
@@ -355,7 +356,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
             result?
         }
     };
-    if let Some(name) = name {
+    // A folder stays offered as it was received.
+    if let Some(name) = name.filter(|_| !file.manifest.is_tree()) {
         let changes = inner.folder.adopt(name, file.manifest.clone())?;
         changes.into_iter().for_each(|change| apply(inner, change));
     }

@@ -9,7 +9,7 @@ use crate::download::ticket_finder::{TicketFinder, TicketTrackers};
 use crate::protocol::PeerAddress;
 use crate::report::error::{Fault, RoleError};
 use crate::report::watch::FileProgress;
-use crate::storage::{CompleteFile, Verify};
+use crate::storage::Verify;
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::selection::Wanted;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ impl Leecher<'_> {
         let outage = Outage::new("tracker", asked, None);
         let located = locate(&order, &mut *finder, outage, self.shutdown)?;
         let expected = wanted.size.unwrap_or(0);
+        if self.config.lists_entries {
+            return self.list(&order, located, finder, &*self.watch);
+        }
         let name = located.file.file.name.to_string();
         let progress = FileProgress::new(name, expected, self.watch.clone(), self.total.clone());
         let (id, path) = (located.file.file.id, located.file.path.clone());
@@ -100,7 +103,7 @@ impl Leecher<'_> {
         match job::check_existing(&order, &file, progress, self.shutdown)? {
             ExistingData::Complete(whole) => {
                 if stay {
-                    self.serving.offer(&file, Arc::<CompleteFile>::from(whole))?;
+                    self.serving.offer(&file, whole)?;
                 }
                 Ok(file)
             }

@@ -6,6 +6,7 @@
 //! [`LeecherConfig::stay`] all peers until the shutdown.
 
 mod file;
+mod listing;
 mod local_network;
 mod serving;
 mod trackers;
@@ -38,6 +39,8 @@ use trackers::Registrations;
 pub struct LeecherConfig {
     /// The files to download.
     pub items: Vec<Item>,
+    /// Shows the entries of folders instead of downloading them.
+    pub lists_entries: bool,
     /// Destination and checks of each file. With several files the destination is a folder.
     pub order: DownloadOrder,
     /// Address of the tracker; `None` if the files are named by tickets.
