@@ -328,8 +328,11 @@ impl SharedFolder {
             .map_err(invalid)?
             .ok_or_else(|| invalid("hidden, not a file, or removed".to_owned()))?;
         let ItemState::File(stamp) = identity else {
-            // The scan hashes the folder, which has the same id then.
-            return Ok(Vec::new());
+            // A downloaded folder stays offered; the scan hashes it, and it has the same id then.
+            return match manifest.is_tree() {
+                true => Ok(Vec::new()),
+                false => Err(invalid("it is a folder".to_owned())),
+            };
         };
         let complete = SharedContent::File(CompleteFile::verified(&path, manifest)?.by_path(stamp)?);
         let mut state = lock(&self.state);
