@@ -304,3 +304,35 @@ fn contradicting_numbers_and_impossible_offers_are_refused() {
     status.wait_for("on stdout", |line| line == "no files are offered");
     status.wait_for_text("no chunk sets");
 }
+
+#[test]
+fn a_folder_is_offloaded_downloaded_and_recalled_like_a_file() {
+    let place = place();
+    let dir = place.path();
+    let data = subfolder(&subfolder(dir, "files"), "one");
+    let (small, large) = (random_bytes(1, 900), random_bytes(2, 200_000));
+    write(&data, "small", &small);
+    write(&subfolder(&data, "deep"), "large", &large);
+    subfolder(&data, "empty");
+    std::os::unix::fs::symlink("deep/large", data.join("link")).unwrap();
+    let assert_whole = |folder: &Path| {
+        assert_holds(&folder.join("small"), &small);
+        assert_holds(&folder.join("deep/large"), &large);
+        assert_eq!(folder.join("link").read_link().unwrap(), Path::new("deep/large"));
+        assert!(folder.join("empty").is_dir());
+    };
+    let (tracker, _volunteers) = replicated(dir, &["--offload"]);
+    wait_offloaded(tracker.address());
+    assert!(!data.exists(), "the tracker has deleted its own copy");
+    let mut leecher = leecher(&subfolder(dir, "there"), tracker.address(), &["one"]);
+    leecher.ends_with(0);
+    assert_whole(&dir.join("there/one"));
+    let text = answer(dir, "recall one");
+    assert!(text.starts_with("one (id ") && text.contains(") is back in the folder"), "{text}");
+    assert_whole(&data);
+    wait_status(tracker.address(), "kept", |status| {
+        file(status, "one").kept_here && !file(status, "one").offloaded && is_safe(status, 1)
+    });
+    tracker.wait_for_count("offering one, ", 2);
+    assert_whole(&data);
+}

@@ -1,25 +1,27 @@
-//! Brings a file back into the folder of offered files.
+//! Brings a file or a folder back into the folder of offered files.
 //!
-//! A hidden part file beside the target collects the chunks: from the tracker's own copies, or else from volunteers. A
+//! A hidden part file or staging folder beside the target collects the chunks: from the tracker's own copies, or else from volunteers. A
 //! recall that failed goes on from there when it is repeated. Invariants: each chunk is verified against the manifest and
-//! the MD5 of the whole file is computed before one rename gives it its name; no file is replaced: a corrupt one is renamed first.
+//! the MD5 of a whole file is computed before one rename gives it its name; no file is replaced: a corrupt one is renamed first.
 
 use super::Inner;
 use super::corrupt::ASIDE_SUFFIX;
 use super::proofs::read_verified;
 use super::workers::reachable;
-use crate::content::{ChunkIndex, Digest, FileId, FileName, Md5};
+use crate::content::{ChunkIndex, Digest, FileId, FileName, Manifest, Md5};
 use crate::download::events::{Expected as _, SourceError};
 use crate::protocol::volunteer::KeptFile;
 use crate::storage::verify::VerifyCallbacks;
 use crate::storage::{
-    ChunkSink as _, ChunkSource as _, PartFile, SharedFolder, StoreError, StoredChunk, Verify,
+    ChunkSink, ChunkSource, PartFile, Prepared, SharedFolder, StoreError, StoredChunk, TreePart,
+    TreeReceiveOptions, TreeRecheck, Verify,
 };
 use crate::swarm::keeping::CorruptFile;
 use crate::tracker::store::CatalogueError;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Consecutive failed connections after which a volunteer is not asked any more.
@@ -30,6 +32,12 @@ struct Source {
     address: SocketAddr,
     /// Consecutive failed connections.
     failures: usize,
+}
+
+impl Source {
+    fn all(addresses: &[SocketAddr]) -> VecDeque<Self> {
+        addresses.iter().map(|address| Self { address: reachable(*address), failures: 0 }).collect()
+    }
 }
 
 /// What is in the folder under the name of the file.
@@ -56,6 +64,10 @@ impl Inner {
             Target::Absent => None,
             Target::Corrupt(mark) => Some((mark, aside(folder, name)?)),
         };
+        if manifest.is_tree() {
+            self.assemble_folder(kept, &path, manifest, from)?;
+            return self.publish_recalled(folder, kept);
+        }
         let part = PartFile::open(&path, manifest).map_err(|error| error.to_string())?;
         // An earlier recall may have left chunks; each counts only after it has been hashed.
         let stop = || self.shutdown.is_stopped();
@@ -67,7 +79,9 @@ impl Inner {
         // Most of its chunks are right.
         let corrupt_file = corrupt.as_ref().and_then(|_| File::open(&path).ok()).map(Arc::new);
         let stored = |bytes| watch.advance(bytes);
-        let assembled = self.assemble(kept, &part, from, corrupt_file.as_ref(), &stored);
+        let mut sources = Source::all(from);
+        let missing = part.progress().have().0.missing().collect();
+        let assembled = self.assemble(kept, (&part, missing), &mut sources, corrupt_file.as_ref(), &stored);
         watch.end();
         if assembled.is_err() {
             part.note().err().into_iter().for_each(|error| log::warn!("{error}"));
@@ -98,21 +112,62 @@ impl Inner {
         }
     }
 
-    /// Collects the missing chunks in the part file. `stored` is called with the length of each.
-    fn assemble(
+    /// Assembles a folder in a staging folder beside its target, and gives it its name.
+    fn assemble_folder(
         &self,
         kept: &KeptFile,
-        part: &PartFile,
+        path: &Path,
+        manifest: Arc<Manifest>,
         from: &[SocketAddr],
+    ) -> Result<(), String> {
+        let name = &kept.file.name;
+        let text = |error: StoreError| error.to_string();
+        // As it was published: links that lead outside are its owner's.
+        let options = TreeReceiveOptions { with_any_links: true, ..TreeReceiveOptions::default() };
+        let tree = TreePart::open(path, manifest, options).map_err(text)?;
+        let stop = || self.shutdown.is_stopped();
+        let callbacks = VerifyCallbacks { begin: &|_| (), hashed: &|_| (), stop: &stop };
+        log::info!("recalling {name}, {} bytes", kept.file.size);
+        let watch = self.watch.separate();
+        watch.begin(&format!("recalling {name}"), kept.file.size, 0);
+        let mut sources = Source::all(from);
+        let mut assemble = || {
+            let (wanted, done) = (tree.wanted(), tree.done());
+            let missing = wanted.iter().filter(|index| !done.has(*index)).collect();
+            self.assemble(kept, (&tree, missing), &mut sources, None, &|bytes| watch.advance(bytes))
+        };
+        let assembled = assemble().and_then(|()| {
+            let recheck = TreeRecheck { trusts_state: false, in_place: Verify::Full, staged: Verify::Full };
+            match tree.prepare(false, recheck, callbacks).map_err(text)? {
+                Prepared::Differs(_) => Err(in_the_way(name)),
+                Prepared::Complete { .. } => Ok(()),
+                Prepared::Incomplete { .. } => assemble(),
+            }
+        });
+        watch.end();
+        if assembled.is_err() {
+            tree.note().err().into_iter().for_each(|error| log::warn!("{error}"));
+        }
+        assembled?;
+        tree.finish(false, true).map_err(|error| match error {
+            StoreError::Exists(_) => in_the_way(name),
+            error => error.to_string(),
+        })
+    }
+
+    /// Collects chunks in a part file or a staging folder. `stored` is called with the length of each.
+    fn assemble<T: ChunkSource + ChunkSink>(
+        &self,
+        kept: &KeptFile,
+        (part, missing): (&T, Vec<ChunkIndex>),
+        sources: &mut VecDeque<Source>,
         corrupt: Option<&Arc<File>>,
         stored: &dyn Fn(u64),
     ) -> Result<(), String> {
         let id = kept.file.id;
         let manifest = part.manifest().ok_or("the catalogue has no manifest of it")?;
-        let mut sources: VecDeque<Source> =
-            from.iter().map(|address| Source { address: reachable(*address), failures: 0 }).collect();
         let mut bytes = Vec::new();
-        for index in part.progress().have().0.missing() {
+        for index in missing {
             if self.shutdown.is_stopped() {
                 return Err("the tracker ends".to_owned());
             }
@@ -129,7 +184,7 @@ impl Inner {
                 length: span.length,
             });
             let found = self.read_any_own((kept.file.id, index), expected, corrupt_chunk, &mut bytes)
-                || self.receive_from_any(kept, index, expected, &mut sources, &mut bytes);
+                || self.receive_from_any(kept, index, expected, sources, &mut bytes);
             if !found {
                 return Err(format!(
                     "missing chunk {index}: no volunteer that is connected delivers it; repeat the recall when its \
@@ -229,8 +284,9 @@ impl Inner {
             log::warn!("{name} is not offered yet: {error}");
             return Ok(());
         }
-        let Some(file) = folder.by_name(name).filter(|file| file.id == id) else { return Ok(()) };
         log::info!("recalled {name}");
+        // A folder is published when the scans have found and hashed it.
+        let Some(file) = folder.by_name(name).filter(|file| file.id == id) else { return Ok(()) };
         self.publish(folder, &file, kept.clone()).map_err(|error| self.failed(error))
     }
 }
