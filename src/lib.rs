@@ -93,7 +93,8 @@
 //!    and the addresses of holders.
 //! 2. It downloads the manifest from one holder and verifies it against the id ([`content::Manifest`]). From this point on
 //!    it trusts no peer.
-//! 3. [`storage::PartFile`] opens a hidden file beside the target. Chunks that the resume file of an earlier run marks as
+//! 3. [`storage::PartFile`] opens a hidden file beside the target; [`storage::TreePart`] a hidden folder, for a folder, of which
+//!    the chunks of the index are downloaded and checked before those of the content. Chunks that the resume file of an earlier run marks as
 //!    verified are neither downloaded nor hashed again. Other destinations ([`download::destination`]) are a block device,
 //!    written in place, and a stream, for which only the chunks of a moving window are wanted, in order.
 //! 4. It connects to the complete holders, and to few partial ones. A holder sends its bitfield, and later each chunk that
@@ -145,7 +146,7 @@
 //! - Received bytes count, and are announced, only after they have been verified against a digest from another source. A
 //!   partial chunk may be relayed while it arrives ([`upload::relay`]), except its last bytes: no peer receives a complete
 //!   chunk that its sender has not verified.
-//! - A file appears under its name only when it is complete. A stream and a block device receive only verified chunks.
+//! - A file or folder appears under its name only when it is complete. A stream and a block device receive only verified chunks.
 //! - A bitfield never contains a chunk that is not stored; a durable resume file never contains a chunk that is not durable.
 //! - A peer whose lease has ended is in no response.
 //! - A name from the network is a [`content::FileName`] or a [`content::PeerName`] before it is used.

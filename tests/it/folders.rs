@@ -205,6 +205,42 @@ fn a_part_of_a_folder_is_listed_and_fetched() {
     assert_eq!(names_in(&target.join("data")), ["deep"]);
 }
 
+#[test]
+fn a_client_gets_a_folder_and_shares_it() {
+    let dir = place();
+    let data = sample(dir.path());
+    let tracker = tracker(dir.path(), &[]);
+    let mut seeder = seeder(dir.path(), &data, &tracker, &[]);
+    let (one, two) = (subfolder(dir.path(), "one"), subfolder(dir.path(), "two"));
+    let client = client(dir.path(), &one, "one", tracker.address(), &["--get", "data", "--stay"]);
+    client.wait_for_text("Successfully downloaded data");
+    assert_same(&data, &one.join("data"));
+    seeder.interrupt();
+    seeder.ends_with(0);
+    leecher(&two, tracker.address(), &["data", "--linger", "0"]).ends_with(0);
+    assert_same(&data, &two.join("data"));
+}
+
+#[test]
+fn owners_are_set_on_request_only() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = place();
+    let data = sample(dir.path());
+    std::os::unix::fs::chown(data.join("large"), Some(4_321), Some(1_234)).unwrap();
+    std::os::unix::fs::lchown(data.join("link"), Some(4_322), None).unwrap();
+    let tracker = tracker(dir.path(), &[]);
+    let _seeder = seeder(dir.path(), &data, &tracker, &["--owners"]);
+    for (name, args, owners) in [("kept", &["--owners"][..], (4_321, 4_322)), ("own", &[], (0, 0))] {
+        let target = subfolder(dir.path(), name);
+        leecher(&target, tracker.address(), &[&["data", "--linger", "0"], args].concat()).ends_with(0);
+        let owner = |path: &str| fs::symlink_metadata(target.join("data").join(path)).unwrap().uid();
+        assert_eq!((owner("large"), owner("link")), owners);
+        assert_same(&data, &target.join("data"));
+    }
+}
+
 /// A source of chunks that no honest publisher has made.
 struct Hostile {
     manifest: Arc<Manifest>,

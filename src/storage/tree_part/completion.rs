@@ -9,7 +9,7 @@ use crate::content::tree::{Entry, EntryKind};
 use crate::storage::error::StoreError;
 use crate::storage::hashing::on_all_cores;
 use crate::sync::lock;
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::sync::Mutex;
 
 /// Creates the entries that have no content: empty files, files of holes, symbolic links and hard links. Those of
@@ -167,11 +167,12 @@ pub(super) fn check_names(folder: &TreeFolder, places: &Places) -> Result<(), St
     for (number, entry) in places.entries().filter(|(number, _)| *number != ROOT) {
         let parent = folder.parent(places, number)?;
         let created = match &entry.kind {
-            EntryKind::Directory => {
-                rustix::fs::mkdirat(&*parent, places.name(number), rustix::fs::Mode::RWXU)
+            EntryKind::Directory => rustix::fs::mkdirat(&*parent, places.name(number), Mode::RWXU),
+            _ => {
+                let flags =
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&*parent, places.name(number), flags, Mode::RUSR | Mode::WUSR).map(drop)
             }
-            // A link can be created in the place of any entry, and is removed in any case.
-            _ => rustix::fs::symlinkat(".", &*parent, places.name(number)),
         };
         created.map_err(folder.error(places, number, "create")).map_err(refuse(number))?;
     }

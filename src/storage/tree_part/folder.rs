@@ -49,10 +49,10 @@ pub(super) struct EntryStamp {
 impl EntryStamp {
     pub fn of(stat: &Stat) -> Self {
         Self {
-            inode: stat.st_ino as u64,
+            inode: stat.st_ino,
             size: stat.st_size as u64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
 

@@ -37,10 +37,11 @@ use folder::{EntryStamp, TreeFolder};
 use places::Places;
 use replacement::sync_file_system;
 use staging::{OpenedStaging, Staging};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Chunks that can be written at the same time.
@@ -85,8 +86,8 @@ pub struct TreePart {
     /// The resume file is unusable: only hashing can find the staged chunks.
     is_unlisted: bool,
     present_bytes: AtomicU64,
-    /// A file of the complete tree has changed: it is named in one ERROR.
-    is_changed: AtomicBool,
+    /// Files of the complete tree that have changed: each is named in one ERROR.
+    changed: Mutex<HashSet<u32>>,
 }
 
 /// Chunks of this run and earlier ones.
@@ -146,18 +147,17 @@ impl Tree {
         })
     }
 
-    /// Fails if a file with a piece of the chunk is no longer the one that was verified.
-    fn check_unchanged(&self, index: ChunkIndex) -> Result<(), StoreError> {
-        let (Some(stamps), Some(target)) = (&self.stamps, &self.target) else { return Ok(()) };
-        for place in
-            self.places.content().pieces(index).iter().filter_map(|piece| self.places.of_file(piece.entry))
-        {
+    /// Returns the first file with a piece of the chunk that is no longer the one that was verified, and its path.
+    fn changed_file(&self, index: ChunkIndex) -> Result<Option<(u32, PathBuf)>, StoreError> {
+        let (Some(stamps), Some(target)) = (&self.stamps, &self.target) else { return Ok(None) };
+        for piece in self.places.content().pieces(index) {
+            let Some(place) = self.places.of_file(piece.entry) else { continue };
             let found = target.stat(&self.places, place)?.map(|stat| EntryStamp::of(&stat));
             if found.as_ref() != stamps.get(place as usize) {
-                return Err(StoreError::Changed(target.path_of(&self.places, place)));
+                return Ok(Some((piece.entry, target.path_of(&self.places, place))));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -238,7 +238,7 @@ impl TreePart {
             tree: RwLock::new(None),
             is_unlisted: false,
             present_bytes: AtomicU64::new(0),
-            is_changed: AtomicBool::new(false),
+            changed: Mutex::default(),
         }
     }
 
@@ -450,13 +450,25 @@ impl TreePart {
         Ok(bad.len() as u32)
     }
 
+    /// Stops serving the chunks of a file of the complete tree that has changed.
+    fn withdraw(&self, tree: &Tree, file: u32, path: &Path) {
+        let chunks = tree.places.content().chunks_of(file);
+        chunks.clone().for_each(|index| _ = self.served.remove(ChunkIndex(index)));
+        if lock(&self.changed).insert(file) {
+            let count = crate::content::fmt::counted(chunks.len() as u64, "chunk");
+            log::error!("{} has changed since it was verified: {count} left the offer", path.display());
+        }
+    }
+
     fn read_stored(&self, tree: &Tree, index: ChunkIndex, bytes: &mut [u8]) -> Result<(), StoreError> {
         if let Some(index_bytes) = tree.places.content().index_chunk(index) {
             bytes.copy_from_slice(index_bytes);
             return Ok(());
         }
-        tree.check_unchanged(index)?;
-        tree.read_chunk(index, bytes)
+        match tree.changed_file(index)? {
+            Some((_, path)) => Err(StoreError::Changed(path)),
+            None => tree.read_chunk(index, bytes),
+        }
     }
 }
 
@@ -467,10 +479,6 @@ impl ChunkSource for TreePart {
 
     fn progress(&self) -> &Progress {
         &self.served
-    }
-
-    fn is_intact(&self) -> bool {
-        !self.is_changed.load(Relaxed)
     }
 
     fn check_reported(&self, index: ChunkIndex) -> bool {
@@ -506,26 +514,19 @@ impl ChunkSource for TreePart {
             };
         }
         let tree = self.tree().ok_or(StoreError::Missing(index))?;
-        let read = || -> Result<StoredChunk, StoreError> {
-            tree.check_unchanged(index)?;
-            if let [piece] = tree.places.content().pieces(index)[..] {
-                let place = tree.places.of_file(piece.entry).ok_or(StoreError::Missing(index))?;
-                let folder = tree.folder_of(place).ok_or(StoreError::Missing(index))?;
-                let file = folder.open_for_reading(&tree.places, place, true)?;
-                return Ok(StoredChunk { file, offset: piece.offset_in_file, length: piece.length });
-            }
-            let mut bytes = vec![0; span.length as usize];
-            tree.read_chunk(index, &mut bytes)?;
-            in_memory(&bytes)
-        };
-        read().inspect_err(|error| {
-            if let (StoreError::Changed(_), Some(_)) = (error, &tree.stamps) {
-                self.served.remove(index);
-                if !self.is_changed.swap(true, Relaxed) {
-                    log::error!("{error}; the folder is no longer offered");
-                }
-            }
-        })
+        if let Some((file, path)) = tree.changed_file(index)? {
+            self.withdraw(&tree, file, &path);
+            return Err(StoreError::Changed(path));
+        }
+        if let [piece] = tree.places.content().pieces(index)[..] {
+            let place = tree.places.of_file(piece.entry).ok_or(StoreError::Missing(index))?;
+            let folder = tree.folder_of(place).ok_or(StoreError::Missing(index))?;
+            let file = folder.open_for_reading(&tree.places, place, true)?;
+            return Ok(StoredChunk { file, offset: piece.offset_in_file, length: piece.length });
+        }
+        let mut bytes = vec![0; span.length as usize];
+        tree.read_chunk(index, &mut bytes)?;
+        in_memory(&bytes)
     }
 }
 
