@@ -103,6 +103,9 @@ impl Tree {
         }
         self.offered = None;
         if last != Some(index) {
+            if last.is_some() {
+                self.warn_once(format!("folder {name} is changing; it is shared when it no longer does"));
+            }
             return Ok(());
         }
         let watch = inner.watch.separate();
