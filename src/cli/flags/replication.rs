@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Replication of files at volunteers.
 #[derive(Args, Clone)]
 pub struct ReplicationFlags {
-    /// Offer the files of this folder and replicate them at volunteers
+    /// Offer the files and sub-folders of this folder, each as one item, and replicate them at volunteers
     #[arg(long, value_name = "DIR", requires = "state", help_heading = FILES)]
     files: Option<PathBuf>,
     /// Folder for the catalogue of files and replicas; it is created if it does not exist
