@@ -285,16 +285,19 @@ impl TreePart {
         wanted.iter().all(|index| listed.done.has(index))
     }
 
-    /// Bytes of the wanted chunks, and of those that were present before this run.
+    /// Bytes of the chunks that are wanted now, without the index once it is known, and of those that need no download.
     pub fn sizes(&self) -> (u64, u64) {
-        let bytes = self.wanted().iter().map(|index| self.length_of(index)).sum();
-        (bytes, self.present_bytes.load(Relaxed))
+        (self.bytes_of(self.wanted().iter()), self.present_bytes.load(Relaxed))
     }
 
     fn count_present(&self) {
-        let done = self.done();
-        let bytes = self.wanted().common(&done).map(|index| self.length_of(index)).sum();
-        self.present_bytes.store(bytes, Relaxed);
+        let (wanted, done) = (self.wanted(), self.done());
+        self.present_bytes.store(self.bytes_of(wanted.common(&done)), Relaxed);
+    }
+
+    fn bytes_of(&self, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
+        let first = if self.tree().is_some() { self.manifest.index_chunks().end } else { 0 };
+        chunks.filter(|index| index.0 >= first).map(|index| self.length_of(index)).sum()
     }
 
     fn length_of(&self, index: ChunkIndex) -> u64 {

@@ -214,6 +214,8 @@ fn every_kind_of_entry_is_reproduced_and_served_before_and_after_the_end() {
     let (published, target) = (publish(sample(), &[]), target());
     let part = published.open(&target);
     assert_eq!(prepare(&part, false).unwrap(), Prepared::Incomplete { bad: 0 });
+    let (wanted, present) = part.sizes();
+    assert_eq!((wanted, present), (published.manifest.layout().size() - published.chunks[0].len() as u64, 0));
     assert_eq!(beside(&target), [".tree.part"]);
     published.store_missing(&part);
     assert!(part.is_complete() && !target.path.exists());
