@@ -27,7 +27,7 @@ pub struct PublishTreeFlags {
     /// Record user id and group id of each entry of a folder
     #[arg(long, help_heading = FILES)]
     owners: bool,
-    /// Symbolic links of a folder, inside or any: receivers refuse those that lead outside unless they say --links any, too
+    /// Symbolic links that a folder may have: those that lead to places inside it, or any
     #[arg(long, value_name = "RULE", default_value = "inside", hide_possible_values = true, help_heading = FILES)]
     links: LinksRule,
     /// Largest number of entries of a folder
