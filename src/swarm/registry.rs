@@ -13,12 +13,14 @@ pub use peers::{Peer, PeerId, RemovedPeer};
 use super::Moment;
 use super::reach::Reaches;
 use super::shares::{BudgetExceeded, BudgetKind, Budgets, Shares};
-use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
+use crate::content::limits::{
+    FILES_PER_PEER_MAX, FOUND_FILES_MAX, FRONT_PEERS_MAX, HOLDERS_MAX, PEERS_MAX, RERANKED_FILES_MAX,
+};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
 use aliases::Aliases;
-use holders::{Holder, Holders, Spot};
+use holders::{Holder, Holders, Moved, RANKS, Rank, Spot};
 use leases::Leases;
 use peers::Peers;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -155,7 +157,31 @@ impl Registry {
         let (id, token) = self.peers.insert(secret, name, address, expires);
         self.leases.note(id, expires);
         self.shares.add_peer(address.ip());
+        self.rank_new(id, address.ip());
         Ok((id, token))
+    }
+
+    /// Sets the rank of a new peer with this source address. No tracker has reached it yet.
+    fn rank_new(&mut self, id: PeerId, source: IpAddr) {
+        let is_crowded = self.shares.peers(source) > FRONT_PEERS_MAX;
+        self.peers.set_rank(id, Rank { is_unreached: true, is_crowded });
+    }
+
+    /// Ranks a peer, and its first [`RERANKED_FILES_MAX`] files, again after a change of [`reaches`](Self::reaches).
+    pub fn rank_again(&mut self, id: PeerId) {
+        let before = self.peers.rank(id.slot());
+        let rank = Rank { is_unreached: !self.reaches.is_reached(id), ..before };
+        let Some(peer) = self.peers.get(id).filter(|_| rank != before) else { return };
+        let files: Vec<u32> = peer.held.iter().take(RERANKED_FILES_MAX).map(|(file, _)| file).collect();
+        self.peers.set_rank(id, rank);
+        for file in files {
+            let spot = self.peers.get(id).and_then(|peer| peer.held.get(file));
+            if let Some(spot) = spot
+                && let Some(holder) = self.take_out(file, spot)
+            {
+                self.put_in(file, holder, spot.is_whole());
+            }
+        }
     }
 
     /// Notes the source IP address of a new peer, if that is not the address by which it is named.
@@ -164,6 +190,7 @@ impl Registry {
         self.shares.remove_peer(before);
         self.shares.add_peer(source);
         self.sources.insert(id, source);
+        self.rank_new(id, source);
     }
 
     /// The source IP address from which a peer registered.
@@ -341,12 +368,7 @@ impl Registry {
             None => name,
         };
         at.and_then(|(number, spot)| self.take_out(number, spot));
-        if let Some(file) = self.files[number as usize].as_mut() {
-            let spot = file.holders.add(Holder { peer: slot, name: first }, whole);
-            if let Some(held) = self.peers.held_at(slot) {
-                held.put(number, spot);
-            }
-        }
+        self.put_in(number, Holder { peer: slot, name: first }, whole);
         Ok(was_whole.is_none_or(|was_whole| whole && !was_whole) || adds_name)
     }
 
@@ -426,13 +448,31 @@ impl Registry {
         }
     }
 
-    /// Removes a holder from a file and updates the position of the holder that moves into its spot.
-    fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
-        let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
-        if let Some(held) = moved.and_then(|peer| self.peers.held_at(peer)) {
+    /// Adds a holder to a file, at its rank.
+    fn put_in(&mut self, number: u32, holder: Holder, whole: bool) {
+        let (slot, rank) = (holder.peer, self.peers.rank(holder.peer));
+        let Some(file) = self.files.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        let (spot, moved) = file.holders.add(holder, whole, rank);
+        if let Some(held) = self.peers.held_at(slot) {
             held.put(number, spot);
         }
+        self.note_moved(number, moved);
+    }
+
+    /// Removes a holder from a file.
+    fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
+        let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
+        self.note_moved(number, moved);
         Some(holder)
+    }
+
+    /// Updates the positions of holders that have moved.
+    fn note_moved(&mut self, number: u32, moved: Moved) {
+        for (peer, spot) in moved.into_iter().flatten() {
+            if let Some(held) = self.peers.held_at(peer) {
+                held.put(number, spot);
+            }
+        }
     }
 
     fn remove_holder(&mut self, number: u32, spot: Spot, charged: Option<IpAddr>) {
@@ -569,7 +609,7 @@ impl Registry {
     ) -> Option<FoundFile> {
         let (number, file) = self.file(id)?;
         let mut sample =
-            |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), requester, random);
+            |whole| self.sample(now, file.holders.by_rank(whole), except, limit.max(1), requester, random);
         let (mut whole, mut partial) = (sample(true), sample(false));
         // Live holders that the requester cannot reach are counted, so that it can name the cause.
         let is_live = |holder: &Holder| self.peers.live_at(now, holder.peer).is_some();
@@ -601,11 +641,12 @@ impl Registry {
         })
     }
 
-    /// At most `wanted` live holders, each address once.
+    /// At most `wanted` live holders, each address once, in the order of their ranks. The holders of each rank get half of
+    /// the places that are left, and those that the others leave free.
     fn sample(
         &self,
         now: Moment,
-        list: &[Holder],
+        by_rank: [&[Holder]; RANKS],
         except: Option<PeerId>,
         wanted: usize,
         requester: IpAddr,
@@ -613,25 +654,44 @@ impl Registry {
     ) -> Vec<PeerAddress> {
         // The slot of a removed peer may belong to another peer by now.
         let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::slot);
-        let room = wanted.min(list.len());
-        let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        let mut seen = Seen::default();
+        let mut drawn = by_rank.map(|list| {
+            self.draw(list, wanted, random, &mut seen, |holder| {
+                let live = self.peers.live_at(now, holder.peer).filter(|_| Some(holder.peer) != except);
+                live.and_then(|peer| self.view(holder.peer, peer, requester))
+            })
+        });
+        let places = divide(drawn.each_ref().map(Vec::len), wanted);
+        drawn.iter_mut().zip(places).for_each(|(drawn, places)| drawn.truncate(places));
+        drawn.into_iter().flatten().collect()
+    }
+
+    /// At most `wanted` of the holders in a list that have a `view`, drawn at random.
+    fn draw(
+        &self,
+        list: &[Holder],
+        wanted: usize,
+        random: &mut fastrand::Rng,
+        seen: &mut Seen,
+        view: impl Fn(&Holder) -> Option<PeerAddress>,
+    ) -> Vec<PeerAddress> {
+        let mut found = Vec::with_capacity(wanted.min(list.len()));
+        if list.is_empty() {
+            return found;
+        }
         // Many holders may share one address: the search is limited.
         let mut tries = SAMPLE_TRIES * wanted;
         // A random start and one pass around the list: a random choice without a scan of the whole list.
-        let (before, after) = list.split_at(random.usize(..list.len().max(1)));
+        let (before, after) = list.split_at(random.usize(..list.len()));
         for holder in [after, before].into_iter().flatten() {
             if found.len() >= wanted || tries == 0 {
                 break;
             }
-            let live = self.peers.live_at(now, holder.peer).filter(|_| Some(holder.peer) != except);
-            let Some(peer) = live.and_then(|peer| self.view(holder.peer, peer, requester)) else { continue };
+            let Some(peer) = view(holder) else { continue };
             tries -= 1;
-            let key = key_of(peer.first());
-            // A scan of a short array of numbers is faster than any tree or hash table.
-            if !(keys.contains(&key) && found.iter().any(|one: &PeerAddress| one.first() == peer.first())) {
+            if seen.insert(peer.first()) {
                 // All holders together must fit into a frame.
                 found.push(peer.limited(HOLDERS_MAX / wanted.max(1)));
-                keys.push(key);
             }
         }
         found
@@ -641,6 +701,43 @@ impl Registry {
     fn view(&self, slot: u32, peer: &Peer, requester: IpAddr) -> Option<PeerAddress> {
         self.reaches.view(self.peers.id_at(slot)?, peer.address, requester)
     }
+}
+
+/// Addresses that have been drawn.
+#[derive(Default)]
+struct Seen {
+    keys: Vec<u64>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Seen {
+    /// Adds an address. Returns whether it is new.
+    fn insert(&mut self, address: SocketAddr) -> bool {
+        let key = key_of(address);
+        // A scan of a short array of numbers is faster than any tree or hash table.
+        if self.keys.contains(&key) && self.addresses.contains(&address) {
+            return false;
+        }
+        self.keys.push(key);
+        self.addresses.push(address);
+        true
+    }
+}
+
+/// Divides places among ranks with so many holders: each gets half of the places that are left, and the first ones those
+/// that are free then.
+fn divide(holders: [usize; RANKS], places: usize) -> [usize; RANKS] {
+    let mut left = places;
+    let mut shares = holders.map(|holders| {
+        let share = holders.min(left.div_ceil(2));
+        left -= share;
+        share
+    });
+    for (share, holders) in shares.iter_mut().zip(holders) {
+        let more = (holders - *share).min(left);
+        (*share, left) = (*share + more, left - more);
+    }
+    shares
 }
 
 /// Hash of an address: equal for equal addresses, rarely equal for different ones.
