@@ -1,18 +1,21 @@
 //! Memory of this machine, from which the default budgets follow.
 
+use crate::net::free_bytes;
 use std::path::{Path, PathBuf};
 
 /// Memory that is assumed if the system does not tell, bytes.
 const UNKNOWN: u64 = 1024 * 1024 * 1024;
 
 /// The memory that this process may use, bytes: the smaller of the memory of the machine and the limits of its control
-/// groups (`cgroups(7)`, versions 1 and 2).
+/// groups (`cgroups(7)`, versions 1 and 2). Of a limit on the address space (`ulimit -v`), half of what is free: the rest is
+/// for threads.
 pub fn usable_memory() -> u64 {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     let machine = machine_memory(&read(Path::new("/proc/meminfo")));
     let groups = limit_files(&read(Path::new("/proc/self/cgroup")));
     let limits = groups.iter().filter_map(|file| read(file).trim().parse().ok());
-    machine.into_iter().chain(limits).min().unwrap_or(UNKNOWN)
+    let address_space = free_bytes().map(|free| free / 2);
+    machine.into_iter().chain(limits).chain(address_space).min().unwrap_or(UNKNOWN)
 }
 
 /// The memory of the machine in the text of `/proc/meminfo`.

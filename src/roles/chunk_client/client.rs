@@ -207,7 +207,7 @@ impl<'a> ChunkClient<'a> {
             }
             SessionEvent::Lost => {
                 self.requests.end();
-                self.dispute.end();
+                self.dispute.session_lost();
                 self.unanswered.clear();
             }
             SessionEvent::Manifest(manifest) => {

@@ -147,6 +147,16 @@ impl Holders {
         })
     }
 
+    /// The ranks in whose part of the list a position is: one.
+    #[cfg(test)]
+    pub(super) fn ranks_at(&self, spot: Spot) -> Vec<Rank> {
+        let list = self.ranked(spot.is_whole());
+        let all = [(false, false), (false, true), (true, false), (true, true)];
+        let all = all.map(|(is_unreached, is_crowded)| Rank { is_unreached, is_crowded });
+        let starts = |rank: &Rank| rank.index().checked_sub(1).map_or(0, |before| list.end(before));
+        all.into_iter().filter(|rank| (starts(rank)..list.end(rank.index())).contains(&spot.at())).collect()
+    }
+
     /// Number of holders of both kinds.
     pub(super) fn len(&self) -> usize {
         self.list(true).len() + self.list(false).len()
