@@ -92,7 +92,7 @@ mod tests {
         };
         assert!(mebibytes(64, 16, 4, 0) && mebibytes(64, 24, 4, 64));
         assert!(!mebibytes(64, 15, 4, 0) && !mebibytes(64, 16, 3, 0) && !mebibytes(64, 24, 4, 65));
-        assert!(!has_room(u64::MAX, u64::MAX, u64::MAX, u64::MAX));
+        assert!(!has_room(64 << 20, 64 << 20, 64 << 20, u64::MAX));
     }
 
     #[test]

@@ -184,7 +184,6 @@ mod tests {
         };
         let member = SetMember { name: name(), address: sockets(1)[0], held: 1 };
         let state = |members, chunks| TrackerResponse::SetStatus {
-            set: SetKey { set: SetName::new("s").unwrap(), count: 9 },
             status: Box::new(SetStatus {
                 set: SetName::new("s").unwrap(),
                 count: 9,

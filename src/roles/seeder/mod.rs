@@ -256,6 +256,7 @@ impl Seeder<'_> {
             }
             if checked.elapsed() >= FOLDER_SCAN_INTERVAL {
                 checked = Instant::now();
+                files.iter_mut().for_each(OfferedFile::release_replaced);
                 // Each file is checked, also after one that has changed.
                 let changed =
                     files.iter_mut().filter_map(|file| file.check(*watch, shutdown).then_some(())).count();
