@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 const THREADS_RESERVE_BYTES: u64 = 4 << 20;
 /// Address space of the threads of a connection, bytes: two stacks, and what the system allocates for each.
 const CONNECTION_THREADS_BYTES: u64 = 2 * (STACK_BYTES as u64 + (32 << 10));
-/// Memory that a connection may allocate, bytes: two lines of the largest length.
-const CONNECTION_BYTES: u64 = 2 * FRAME_MAX as u64;
+/// Memory that a connection may allocate, bytes: four lines of the largest length.
+const CONNECTION_BYTES: u64 = 4 * FRAME_MAX as u64;
 /// Part of the limit that is kept for other allocations.
 const RESERVE_DIVISOR: u64 = 4;
 
@@ -65,6 +65,8 @@ pub fn check(connections: usize) -> io::Result<()> {
     // Threads that have been admitted may not have started yet.
     let threads = (connections as u64).saturating_mul(CONNECTION_THREADS_BYTES);
     let unreserved = limit.saturating_sub(used.max(idle.saturating_add(threads)));
+    let reserved = free.saturating_sub(limit.saturating_sub(used));
+    let free = unreserved.saturating_add(reserved);
     match has_room(limit, free, unreserved, connections as u64) {
         true => Ok(()),
         false => {
@@ -90,8 +92,8 @@ mod tests {
         let mebibytes = |limit: u64, free: u64, unreserved: u64, connections| {
             has_room(limit << 20, free << 20, unreserved << 20, connections)
         };
-        assert!(mebibytes(64, 16, 4, 0) && mebibytes(64, 24, 4, 64));
-        assert!(!mebibytes(64, 15, 4, 0) && !mebibytes(64, 16, 3, 0) && !mebibytes(64, 24, 4, 65));
+        assert!(mebibytes(64, 16, 4, 0) && mebibytes(64, 24, 4, 32));
+        assert!(!mebibytes(64, 15, 4, 0) && !mebibytes(64, 16, 3, 0) && !mebibytes(64, 24, 4, 33));
         assert!(!has_room(64 << 20, 64 << 20, 64 << 20, u64::MAX));
     }
 

@@ -146,7 +146,7 @@ fn a_tracker_whose_log_lines_are_not_read_continues_and_counts_them() {
 fn a_program_with_little_address_space_refuses_connections_and_continues() {
     let place = place();
     let dir = place.path();
-    for mebibytes in [128, 192] {
+    for mebibytes in [64, 128, 192, 400] {
         let setting = format!("ulimit -v {}", mebibytes * 1024);
         let mut tracker = tracker_with(&setting, dir);
         let idle = idle_connections(tracker.address(), 600);
