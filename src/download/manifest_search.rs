@@ -10,7 +10,7 @@ use crate::download::driver::KnownHolders;
 use crate::download::events::SourceError;
 use crate::download::finder::Finder;
 use crate::download::source::PeerConnection;
-use crate::net::threads::spawn_scoped;
+use crate::net::threads::{spawn_scoped, with_scope};
 use crate::net::{Shutdown, Timeouts, running_time};
 use crate::protocol::PeerAddress;
 use crate::sync::lock;
@@ -160,7 +160,7 @@ impl ManifestSearch<'_> {
         let is_empty = state.waiting.is_empty();
         let state = Mutex::new(state);
         if !is_empty {
-            std::thread::scope(|scope| {
+            with_scope(|scope| {
                 let look_up = || self.look_up(finder, &state, &race);
                 if let Err(error) = spawn_scoped(scope, "find", look_up) {
                     log::warn!("cannot start a thread for lookups: {error}");

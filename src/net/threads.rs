@@ -106,6 +106,13 @@ pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
     });
 }
 
+/// Runs `work`, which may [spawn](spawn_scoped) threads that borrow; returns when all of them have ended.
+pub fn with_scope<'env, T>(
+    work: impl for<'scope> FnOnce(&'scope std::thread::Scope<'scope, 'env>) -> T,
+) -> T {
+    std::thread::scope(work)
+}
+
 /// Spawns a thread of a scope; `work` may borrow.
 ///
 /// # Errors

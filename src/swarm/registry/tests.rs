@@ -1,5 +1,7 @@
 //! Tests of the registry.
 
+use super::holders::RANKS;
+use super::naming::divide;
 use super::*;
 use crate::protocol::tokens::IdentityKey;
 use crate::protocol::tracker::Registration;

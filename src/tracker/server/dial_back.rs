@@ -28,9 +28,9 @@ pub(super) struct DialQueue {
 struct Worker {
     orders: Receiver<DialBack>,
     results: Sender<DialResult>,
-    /// Number of threads, and of those that wait for an order.
+    /// Number of threads, and of orders that have no result.
     running: Arc<AtomicUsize>,
-    waiting: Arc<AtomicUsize>,
+    outstanding: Arc<AtomicUsize>,
     shutdown: Shutdown,
 }
 
@@ -42,8 +42,8 @@ impl DialQueue {
     pub(super) fn start(threads: &Threads, shutdown: &Shutdown) -> io::Result<(Self, Receiver<DialResult>)> {
         let (orders, received) = bounded::<DialBack>(DIALS_OUTSTANDING_MAX);
         let (results, done) = bounded(DIALS_OUTSTANDING_MAX);
-        let (running, waiting, shutdown) = (Arc::default(), Arc::default(), shutdown.clone());
-        let worker = Worker { orders: received, results, running, waiting, shutdown };
+        let (running, outstanding, shutdown) = (Arc::default(), Arc::default(), shutdown.clone());
+        let worker = Worker { orders: received, results, running, outstanding, shutdown };
         let queue = Self { orders, threads: threads.clone(), worker };
         queue.spawn()?;
         Ok((queue, done))
@@ -61,10 +61,11 @@ impl DialQueue {
 
     /// Queues an address. The machine limits the outstanding orders, so the queue has space.
     pub(super) fn push(&self, order: DialBack) {
+        let Worker { running, outstanding, .. } = &self.worker;
+        let orders = outstanding.fetch_add(1, Ordering::SeqCst) + 1;
         let _ = self.orders.try_send(order);
-        let Worker { orders, running, waiting, .. } = &self.worker;
-        let is_busy = orders.len() > waiting.load(Ordering::SeqCst);
-        if is_busy && running.load(Ordering::SeqCst) < DIALS_MAX {
+        let threads = running.load(Ordering::SeqCst);
+        if orders > threads && threads < DIALS_MAX {
             // Without another thread, the others dial it later.
             let _ = self.spawn();
         }
@@ -74,16 +75,18 @@ impl DialQueue {
 impl Worker {
     fn run(&self) {
         loop {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
             let order = crossbeam_channel::select! {
                 recv(self.shutdown.signal()) -> _ => return,
-                recv(self.orders) -> order => order.ok(),
+                recv(self.orders) -> order => match order {
+                    Ok(order) => Some(order),
+                    Err(_) => return,
+                },
                 default(THREAD_IDLE_TIMEOUT) => None,
             };
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
             match order {
                 Some(order) => {
                     let result = dial_back(order, &self.shutdown);
+                    self.outstanding.fetch_sub(1, Ordering::SeqCst);
                     // The machine limits the outstanding orders, so the channel has space.
                     if self.results.try_send(result).is_err() {
                         return;
