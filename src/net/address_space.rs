@@ -1,8 +1,8 @@
 //! Limit on the address space of this process (`ulimit -v`).
 //!
 //! A failed allocation ends the process. So a new connection is refused while too little address space is free for its
-//! thread, or for the allocations of all others. Space that the allocator of the system has reserved counts as free for
-//! allocations, but not for threads.
+//! thread, or for the allocations of all others. Space that the allocator of the system has reserved is free for allocations,
+//! but not for threads.
 
 use crate::content::limits::{FRAME_MAX, STACK_BYTES};
 use rustix::process::{Resource, getrlimit};
@@ -49,9 +49,10 @@ impl Usage {
 
 /// Memory for allocations that is free, bytes; `None` without a limit. The first call must come before the start of threads.
 pub fn free_bytes() -> Option<u64> {
+    let limit = getrlimit(Resource::As).current?;
     let usage = Usage::now()?;
     let fixed = *FIXED_BYTES.get_or_init(|| usage.all.saturating_sub(usage.data));
-    Some(getrlimit(Resource::As).current?.saturating_sub(fixed + usage.data))
+    Some(limit.saturating_sub(fixed + usage.data))
 }
 
 /// Checks that another connection beside `connections` others can be served.
@@ -59,7 +60,8 @@ pub fn free_bytes() -> Option<u64> {
 /// # Errors
 /// Too little address space is free.
 pub fn check(connections: usize) -> io::Result<()> {
-    let Some((limit, free)) = getrlimit(Resource::As).current.zip(free_bytes()) else { return Ok(()) };
+    let Some(limit) = getrlimit(Resource::As).current else { return Ok(()) };
+    let Some(free) = free_bytes() else { return Ok(()) };
     let used = Usage::now().map_or(0, |usage| usage.all);
     let idle = *IDLE_BYTES.get_or_init(|| used);
     // Threads that have been admitted may not have started yet.
@@ -77,7 +79,7 @@ pub fn check(connections: usize) -> io::Result<()> {
     }
 }
 
-/// Whether a connection can be served beside others, with so many bytes free for allocations and for threads.
+/// Whether a connection can be served beside others: `free` bytes are left for allocations, `unreserved` ones for threads.
 fn has_room(limit: u64, free: u64, unreserved: u64, connections: u64) -> bool {
     let reserve = (limit / RESERVE_DIVISOR).saturating_add(connections.saturating_mul(CONNECTION_BYTES));
     unreserved >= THREADS_RESERVE_BYTES && free >= reserve

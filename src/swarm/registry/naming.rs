@@ -92,7 +92,7 @@ impl Seen {
     }
 }
 
-/// Divides places among ranks with so many holders: each gets half of the places that are left, and the first ones those
+/// Divides places among ranks by their numbers of holders: each gets half of the places that are left, and the first ones those
 /// that are free then.
 pub(super) fn divide(holders: [usize; RANKS], places: usize) -> [usize; RANKS] {
     let mut left = places;
