@@ -98,11 +98,11 @@ impl RankedList {
         }
         let rank = (0..RANKS).find(|rank| at < self.end(*rank))?;
         let (mut hole, mut moved) = (at, [None; RANKS]);
-        for later in rank..RANKS {
+        for (later, moved) in moved.iter_mut().enumerate().skip(rank) {
             let last = self.end(later) - 1;
             if hole != last {
                 self.holders.swap(hole, last);
-                moved[later] = Some(hole);
+                *moved = Some(hole);
                 hole = last;
             }
             if let Some(end) = self.ends.get_mut(later) {
