@@ -91,8 +91,8 @@
 //!    repeated with the
 //!    cookie that the tracker returns; a TCP connection if the response does not fit. The response has the id of the file
 //!    and the addresses of holders.
-//! 2. It downloads the manifest from one holder and verifies it against the id ([`content::Manifest`]). From this point on
-//!    it trusts no peer.
+//! 2. It asks several holders for the manifest, more and more while none answers, and verifies the first one against the id
+//!    ([`content::Manifest`]). From this point on it trusts no peer.
 //! 3. [`storage::PartFile`] opens a hidden file beside the target; [`storage::TreePart`] a hidden folder, for a folder, of which
 //!    the chunks of the index are downloaded and checked before those of the content. Chunks that the resume file of an earlier run marks as
 //!    verified are neither downloaded nor hashed again. Other destinations ([`download::destination`]) are a block device,

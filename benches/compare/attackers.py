@@ -4,7 +4,7 @@ It prints `ready` once the attack has begun, and runs until it is ended. Each ho
 127.0.0.0/8; the slow readers have that of the leecher.
 """
 
-import itertools, json, os, socket, sys, threading, time
+import contextlib, itertools, json, os, socket, sys, threading, time
 import bad_peer, rig
 
 # A source of each kind in turn.
@@ -110,6 +110,106 @@ def slow_readers(count, seeder, whole):
     threading.Event().wait()
 
 
+def connection(address, *lines, source=""):
+    """A connection that has sent a hello and these messages; its receive buffer is small."""
+    stream = socket.socket()
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    stream.settimeout(20)
+    stream.bind((source, 0))
+    stream.connect(address)
+    lines = [{"type": "hello", "version": bad_peer.VERSION}, *lines]
+    stream.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    return stream
+
+
+def file_of(number):
+    name = f"{number:08x}".ljust(230, "n")
+    return {"id": f"{number * 7919 + 1:064x}", "name": name, "size": 1, "chunks": 1}
+
+
+def announce_all(at, number, files):
+    """Announces files from a source address of its own, 64 at a time, up to the first refusal; returns the registration."""
+    tracker = bad_peer.Tracker(at, source(number))
+    token = tracker.ask(type="register", name=f"bad{number}", port=1_000)["token"]
+    files = iter(files)
+    while batch := list(itertools.islice(files, 64)):
+        for file in batch:
+            message = {"type": "announce", "token": token, "file": file_of(file), "held": 1}
+            tracker.socket.send(json.dumps({"v": bad_peer.VERSION, "tx": 0, "cookie": tracker.cookie, "message": message}).encode())
+        answers = []
+        for _ in batch:
+            with contextlib.suppress(TimeoutError):
+                answers.append(json.loads(tracker.socket.recv(2_000))["message"]["type"])
+        if any(answer != "announced" for answer in answers):
+            break
+    return tracker, token
+
+
+def announces(tracker):
+    """Eight addresses announce as many files as they can, for ever."""
+    def flood(number):
+        while True:
+            announce_all(endpoint(tracker), number, itertools.count(number << 32))
+    for number in range(8):
+        threading.Thread(target=flood, args=[number], daemon=True).start()
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+def lists(tracker):
+    """Announces a list of 65,536 files, and asks for it over connections that do not read."""
+    at = endpoint(tracker)
+    known = [announce_all(at, number, range(number << 14, (number + 1) << 14)) for number in range(4)]
+    held = [connection(at, {"type": "list"}, source=source(number % 40)) for number in range(200)]
+    print("ready", flush=True)
+    while held:
+        for peer, token in known:
+            peer.ask(type="heartbeat", token=token)
+        time.sleep(2)
+
+
+def join_set(at, number):
+    """Joins a set of the largest number of chunks; returns the connection and the token."""
+    stream = connection(at, {"type": "register", "name": f"bad{number}", "port": 1_000 + number}, source=source(number))
+    reader = stream.makefile("rb")
+    reader.readline()
+    token = json.loads(reader.readline())["token"]
+    stream.sendall(json.dumps({"type": "join_set", "token": token, "set": "default", "count": 1 << 20}).encode() + b"\n")
+    threading.Thread(target=lambda: [None for _ in reader], daemon=True).start()
+    return stream, token
+
+
+def sets(tracker):
+    """Claims 300,000 chunks, and lets members join and leave."""
+    at = endpoint(tracker)
+    def claim(stream, token):
+        for index in range(300_000):
+            line = {"type": "claim", "token": token, "set": "default", "count": 1 << 20, "index": index, "sha256": f"{index + 1:064x}", "size": 1}
+            stream.sendall(json.dumps(line).encode() + b"\n")
+            if index % 50_000 == 0:
+                bad_peer.Tracker(at, source(0)).ask(type="heartbeat", token=token)
+    def come_and_go(number):
+        while True:
+            try:
+                join_set(at, number)[0].close()
+            except (OSError, ValueError, KeyError):
+                time.sleep(0.1)
+    threading.Thread(target=claim, args=join_set(at, 0), daemon=True).start()
+    for number in range(1, 5):
+        threading.Thread(target=come_and_go, args=[number], daemon=True).start()
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+def manifests(seeder, whole):
+    """Asks for manifests over connections that do not read."""
+    asked = [{"type": "manifest", "file": whole.id}] * 16
+    held = [connection(endpoint(seeder), *asked, source=source(number % 40)) for number in range(256)]
+    print("ready", flush=True)
+    threading.Event().wait()
+    del held
+
+
 def main():
     kind, count, tracker, seeder, path, chunk_size = sys.argv[1:]
     whole = bad_peer.Whole(path, int(chunk_size))
@@ -118,6 +218,10 @@ def main():
         case "dead": dead(int(count), tracker, whole)
         case "sources": bad_sources(int(count), tracker, whole)
         case "readers": slow_readers(int(count), seeder, whole)
+        case "announces": announces(tracker)
+        case "lists": lists(tracker)
+        case "sets": sets(tracker)
+        case "manifests": manifests(seeder, whole)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@
     dead        2,000 hosts that do not answer are holders, beside one honest seeder: at most 5 s longer
     readers     70 slow readers of a seeder with an upload limit, beside one honest leecher: at most twice as long
     sources     80 stalling, trickling or lying sources, beside three honest ones: at most twice as long
+    announces, lists, sets, manifests
+                attacks on the memory of a program in a control group of 512 MiB: it answers within 1 s (`memory_attacks`)
 
 In each round, the script starts a tracker and honest seeders, and downloads a file once without and once with the
 attackers, alternately. The attackers run in a process of their own (`attackers.py`) and begin before the leecher. The
@@ -18,7 +20,7 @@ ends the processes that it started and removes its files.
 
 import argparse, filecmp, os, signal, statistics, subprocess, sys, tempfile, time
 sys.dont_write_bytecode = True
-import attackers, rig
+import attackers, memory_attacks, rig
 from bad_peers import LISTENS, Swarm, spread
 from rig import ROOT, say
 
@@ -114,8 +116,10 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="shoal-attacks-", dir=options.dir) as folder:
-        rows = [measure(options, folder, case) for case in options.cases or CASES]
-    text = report(options, rows, load)
+        chosen = options.cases or [*CASES, *memory_attacks.CASES]
+        rows = [measure(options, folder, case) for case in chosen if case in CASES]
+        memory_rows = [memory_attacks.measure(options, folder, case) for case in chosen if case in memory_attacks.CASES]
+    text = report(options, rows, load) + "\n" + memory_attacks.table(memory_rows)
     print(text)
     if not options.dry:
         with open(RESULT, "w") as file:

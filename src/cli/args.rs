@@ -10,6 +10,7 @@
 
 use super::console::print_error;
 use super::help;
+use super::memory::share_memory_area;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory, Parser};
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,7 @@ const SIMILAR: f64 = 0.7;
 /// Parses the command line of this process. `--help` and `--version` print and exit with 0. A usage error prints the
 /// reason and an example, and exits with 2 ([`ExitCode::Usage`](super::ExitCode::Usage)).
 pub fn parse<T: Parser>() -> T {
+    share_memory_area();
     parse_from(std::env::args_os())
 }
 

@@ -1,18 +1,41 @@
 //! Memory of this machine, from which the default budgets follow.
 
+use crate::net::free_bytes;
+use rustix::process::{Resource, getrlimit};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Memory that is assumed if the system does not tell, bytes.
 const UNKNOWN: u64 = 1024 * 1024 * 1024;
 
+/// Environment variable with the number of memory areas of the allocator of the system (`mallopt(3)`).
+const AREAS: &str = "MALLOC_ARENA_MAX";
+
+/// Under a limit on the address space (`ulimit -v`), executes this program again with one memory area for all threads. The
+/// allocator of the system (glibc) reserves 64 MiB for each area; without space for that, a thread takes a page for each of its
+/// allocations. To be called before anything else.
+pub fn share_memory_area() {
+    if getrlimit(Resource::As).current.is_none() || std::env::var_os(AREAS).is_some() {
+        return;
+    }
+    let mut args = std::env::args_os();
+    if let (Ok(program), Some(name)) = (std::env::current_exe(), args.next()) {
+        // After an error this process continues with separate areas.
+        let _ = Command::new(program).arg0(name).args(args).env(AREAS, "1").exec();
+    }
+}
+
 /// The memory that this process may use, bytes: the smaller of the memory of the machine and the limits of its control
-/// groups (`cgroups(7)`, versions 1 and 2).
+/// groups (`cgroups(7)`, versions 1 and 2). Of a limit on the address space (`ulimit -v`), half of what is free: the rest is
+/// for threads.
 pub fn usable_memory() -> u64 {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     let machine = machine_memory(&read(Path::new("/proc/meminfo")));
     let groups = limit_files(&read(Path::new("/proc/self/cgroup")));
     let limits = groups.iter().filter_map(|file| read(file).trim().parse().ok());
-    machine.into_iter().chain(limits).min().unwrap_or(UNKNOWN)
+    let address_space = free_bytes().map(|free| free / 2);
+    machine.into_iter().chain(limits).chain(address_space).min().unwrap_or(UNKNOWN)
 }
 
 /// The memory of the machine in the text of `/proc/meminfo`.

@@ -5,6 +5,7 @@
 
 use super::console::print_error;
 use super::folder::{self, FolderKind};
+use super::memory::share_memory_area;
 use crate::content::PeerName;
 use crate::content::limits::MANAGER_ADDRESS;
 use crate::report::next_step::quoted;
@@ -24,6 +25,7 @@ const SHARING_FLAGS: [&str; 7] = ["manager", "tracker", "plain", "volunteer", "g
 /// port and the name `peerNUMBER` in the folder of that name. Missing answers are asked for at a terminal; without a
 /// terminal, incomplete arguments are returned as they are. `None` if the user ends the questions.
 pub fn client_arguments(arguments: Vec<OsString>) -> Option<Vec<OsString>> {
+    share_memory_area();
     let is_number = |text: &OsStr| text.to_str().is_some_and(|text| text.parse::<u32>().is_ok());
     let given: Vec<String> = arguments
         .iter()

@@ -6,7 +6,7 @@ use super::console::print_error;
 use super::receivers::ReceiverTable;
 use super::signals::block_unwanted;
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
-use crate::net::{Shutdown, start_process_clock, unjoined_count};
+use crate::net::{Shutdown, free_bytes, start_process_clock, unjoined_count};
 use crate::report::Fault;
 use crate::report::RoleError;
 use crate::report::watch::Watch;
@@ -22,6 +22,8 @@ pub fn run(
 ) -> std::process::ExitCode {
     block_unwanted();
     allow_many_files();
+    // Without threads, the system shows what is no heap.
+    let _ = free_bytes();
     let shutdown = Shutdown::new();
     let console = match logging::init(log) {
         Ok(console) => console,

@@ -6,8 +6,10 @@
 
 use super::exit::ExitCode;
 use super::terminal;
+use crate::content::limits::STACK_BYTES;
 use crate::sync::lock;
 use anyhow::Context;
+use crossbeam_channel::bounded;
 use nix::sys::signal::{SigSet, Signal as BlockedSignal};
 use rustix::process::{Signal, getpid, kill_process};
 use std::sync::Mutex;
@@ -46,25 +48,35 @@ fn is_ignored(status: &str, signal: BlockedSignal) -> bool {
 ///
 /// # Errors
 /// Signals cannot be caught, or a handler is set already.
-pub fn on_interrupt(f: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
-    let mut first = Some(f);
+pub fn on_interrupt(f: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    // The thread is started now: at a limit on threads, none could be started later.
+    let (begin, begun) = bounded::<()>(1);
+    let wait = move || {
+        if begun.recv().is_ok() {
+            f();
+        }
+    };
+    spawn(wait).context("cannot start a thread for Ctrl-C")?;
+    let mut first = Some(begin);
     let handler = move || {
         if is_own() {
             return;
         }
         let next = lock(&NEXT_HANDLER).take();
-        if let Some(next) = next
-            && std::thread::Builder::new().name("interrupt".to_owned()).spawn(next).is_ok()
-        {
+        // Without a thread, the graceful shutdown follows.
+        if next.is_some_and(|next| spawn(next).is_ok()) {
             return;
         }
-        let Some(f) = first.take() else { return exit_now() };
-        // Without a thread there is no graceful shutdown.
-        if std::thread::Builder::new().name("interrupt".to_owned()).spawn(f).is_err() {
-            exit_now();
+        match first.take() {
+            Some(begin) => _ = begin.send(()),
+            None => exit_now(),
         }
     };
     ctrlc::set_handler(handler).context("cannot catch Ctrl-C")
+}
+
+fn spawn(f: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name("interrupt".to_owned()).stack_size(STACK_BYTES).spawn(f).map(drop)
 }
 
 /// Calls `f` at the next signal, in a thread of its own, in place of the handler of [`on_interrupt`]. The signal after

@@ -194,6 +194,12 @@ pub const STATUS_NAMES_MAX: usize = 4;
 pub const SETS_PER_PEER_MAX: usize = 64;
 /// Holders in one response over TCP.
 pub const HOLDERS_MAX: usize = 512;
+/// Peers of one source address that a lookup names before the other peers of the address.
+///
+/// So a host with thousands of peers does not take the places of others.
+pub const FRONT_PEERS_MAX: u32 = 8;
+/// Files of one peer that move to another place in the order of naming when the tracker reaches it, or no longer does.
+pub const RERANKED_FILES_MAX: usize = 4_096;
 /// Files in the response to one lookup by name.
 pub const FOUND_FILES_MAX: usize = 64;
 /// Files in the list of all files of a tracker.

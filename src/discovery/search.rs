@@ -49,11 +49,9 @@ pub fn search(wanted: impl FnOnce(Nonce) -> Wanted, shutdown: &Shutdown) -> io::
         let next = ASKED_AT.get(number + 1).map_or(SEARCH_MAX, |at| *at);
         sockets.receive_until((started + next).min(end), |datagram, from| {
             if let Some(one) = read(datagram, from, &question)
-                && found.len() < DISCOVERY_ANSWERS_MAX
-                && !found.contains(&one)
+                && add(&mut found, one)
             {
                 end = end.min(Instant::now() + FURTHER_ANSWERS_TIMEOUT);
-                found.push(one);
             }
             shutdown.is_stopped()
         });
@@ -64,6 +62,13 @@ pub fn search(wanted: impl FnOnce(Nonce) -> Wanted, shutdown: &Shutdown) -> io::
         }
         _ => Ok(found),
     }
+}
+
+/// Adds a service, unless it is known or there are [`DISCOVERY_ANSWERS_MAX`]. Returns whether it was added.
+fn add(found: &mut Vec<Found>, one: Found) -> bool {
+    let is_new = found.len() < DISCOVERY_ANSWERS_MAX && !found.contains(&one);
+    found.extend(is_new.then_some(one));
+    is_new
 }
 
 /// The service in an answer of a host.
@@ -91,6 +96,20 @@ mod tests {
     use crate::content::{FileId, FileName};
     use crate::protocol::discovery::name_digest;
     use crate::protocol::file_summary::FileSummary;
+
+    #[test]
+    fn services_are_found_once_and_up_to_the_limit() {
+        let at = |port| Found {
+            address: ([10, 0, 0, 1], port).into(),
+            program: Nonce(7),
+            service: Service::Tracker { port },
+        };
+        let mut found = Vec::new();
+        assert!((1..=DISCOVERY_ANSWERS_MAX as u16).all(|port| add(&mut found, at(port))));
+        assert!(!add(&mut found, at(DISCOVERY_ANSWERS_MAX as u16 + 1)));
+        assert_eq!(found.pop(), Some(at(DISCOVERY_ANSWERS_MAX as u16)));
+        assert!(!add(&mut found, at(1)), "it is known");
+    }
 
     #[test]
     fn an_answer_counts_only_if_it_fits_the_question() {

@@ -4,30 +4,24 @@
 //! order in which programs start does not matter. The cause of the wait is announced once.
 
 use crate::content::fmt::counted;
-use crate::content::{FileId, FileName, Manifest, similar_names};
+use crate::content::{FileId, FileName, similar_names};
 use crate::download::driver::KnownHolders;
-use crate::download::events::SourceError;
 use crate::download::finder::{Finder, interrupted};
 use crate::download::job::{DownloadOrder, Downloaded, Located, target};
-use crate::download::source::PeerConnection;
-use crate::net::{Shutdown, Timeouts, run_parallel, running_time};
+use crate::download::manifest_search::{ManifestSearch, NoManifest, SILENCE_TIMEOUT};
+use crate::net::{Shutdown, running_time};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{Fault, RoleError};
-use crate::sync::lock;
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::ticket::Ticket;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Largest number of parallel requests for a manifest.
-const MANIFEST_REQUESTS_MAX: usize = 4;
 /// Number of digits of the ids in a list of matches.
 const ID_DIGITS: usize = 12;
-/// Time without a manifest after which the addresses of a ticket are named in a warning.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lookup interval while no holder is known.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -109,8 +103,7 @@ impl Search<'_> {
                 }
             }
         }
-        let holders: Vec<PeerAddress> = found.whole.iter().chain(&found.partial).cloned().collect();
-        let (timeouts, shutdown) = (order.timeouts, self.shutdown);
+        let holders = KnownHolders { whole: found.whole.clone(), partial: found.partial.clone() };
         let is_silent = AtomicBool::new(false);
         let warn = || {
             if let Some(ticket) = &order.ticket {
@@ -123,14 +116,20 @@ impl Search<'_> {
             let peers = order.ticket.as_ref().map(|ticket| &ticket.peers);
             peers.is_some_and(|peers| holder.all().any(|address| peers.contains(&address)))
         };
-        let asked = AskedHolders { holders: &holders, is_seeder: &is_seeder, warn: &warn };
-        let (manifest, mode) = match first_manifest(*id, &asked, timeouts, shutdown) {
+        let search = ManifestSearch {
+            id: *id,
+            is_seeder: &is_seeder,
+            warn: &warn,
+            lookup_time: order.wait_timeout,
+            timeouts: order.timeouts,
+        };
+        let ((manifest, mode), holders) = match search.run(holders, self.finder, self.shutdown) {
             Ok(found) => found,
             Err(failure) => {
                 if is_silent.into_inner() {
                     self.announced = Some(Missing::Holder);
                 }
-                return self.without_manifest(&found, holders.len(), failure);
+                return self.without_manifest(&found, failure);
             }
         };
         let layout = manifest.layout();
@@ -143,7 +142,6 @@ impl Search<'_> {
         }
         let file = FileSummary { size: layout.size(), chunks: layout.count(), ..found.file };
         let file = Downloaded { file, path, manifest: Arc::new(manifest), mode, md5: found.md5 };
-        let holders = KnownHolders { whole: found.whole, partial: found.partial };
         Ok(Ok(Located { file, holders }))
     }
 
@@ -151,11 +149,10 @@ impl Search<'_> {
     fn without_manifest(
         &mut self,
         found: &FoundFile,
-        holders: usize,
         failure: NoManifest,
     ) -> Result<Result<Located, (Missing, RoleError)>, RoleError> {
         let FileSummary { id, name, .. } = &found.file;
-        let NoManifest { cause, replaced } = failure;
+        let NoManifest { cause, replaced, asked } = failure;
         let text = match (&self.order.ticket, replaced) {
             (Some(_), Some(text)) => {
                 if std::mem::replace(&mut self.replaced, true) {
@@ -166,12 +163,12 @@ impl Search<'_> {
                 return self.try_files(files);
             }
             (Some(ticket), None) => format!("{}{cause}", silent(ticket, "")),
-            (None, _) if holders == 0 => {
+            (None, _) if asked == 0 => {
                 let peers = counted(found.holders.into(), "peer");
                 format!("{name} ({id}) is offered by {peers}, at no address that this host can reach")
             }
             (None, _) => {
-                format!("no manifest of {name} ({id}) from {}{cause}", counted(holders as u64, "holder"))
+                format!("no manifest of {name} ({id}) from {}{cause}", counted(asked as u64, "holder"))
             }
         };
         Ok(Err((Missing::Holder, RoleError::new(Fault::NotFound, text))))
@@ -306,83 +303,12 @@ fn same_size_text(files: &[FoundFile]) -> String {
     }
 }
 
-/// The reason that no holder sent the manifest.
-#[derive(Default)]
-struct NoManifest {
-    /// The failure of one holder, as a part of a message.
-    cause: String,
-    /// Text of the seeder of the ticket, if it has replaced the file.
-    replaced: Option<String>,
-}
-
-/// Holders that are asked for a manifest.
-struct AskedHolders<'a> {
-    holders: &'a [PeerAddress],
-    /// Whether a holder is the seeder of the ticket: only it can replace the file.
-    is_seeder: &'a (dyn Fn(&PeerAddress) -> bool + Sync),
-    /// Called if no holder has answered within [`SILENCE_TIMEOUT`].
-    warn: &'a (dyn Fn() + Sync),
-}
-
-/// Asks several holders in parallel, so that a slow one adds no delay, and takes the first manifest that matches the id.
-fn first_manifest(
-    id: FileId,
-    asked: &AskedHolders<'_>,
-    timeouts: Timeouts,
-    shutdown: &Shutdown,
-) -> Result<(Manifest, Option<u32>), NoManifest> {
-    let AskedHolders { holders, is_seeder, warn } = *asked;
-    let race = shutdown.child();
-    let (workers, next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    let first = Mutex::new(Err(NoManifest::default()));
-    let ask = |holder: &PeerAddress| {
-        let answer = PeerConnection::open(holder, None, timeouts, &race)
-            .and_then(|mut connection| connection.manifest_and_mode(id, &race));
-        match answer {
-            Ok(manifest) => {
-                *lock(&first) = Ok(manifest);
-                race.trigger();
-            }
-            Err(_) if race.is_stopped() => {}
-            Err(error) => {
-                log::debug!("no manifest from {holder}: {error}");
-                if let Err(failure) = &mut *lock(&first) {
-                    failure.cause = format!(": {holder}: {error}");
-                    match error {
-                        SourceError::Replaced(text) if is_seeder(holder) => failure.replaced = Some(text),
-                        _ => {}
-                    }
-                }
-                if failed.fetch_add(1, Ordering::Relaxed) + 1 == holders.len() {
-                    race.trigger();
-                }
-            }
-        }
-    };
-    let threads = if holders.is_empty() { 0 } else { holders.len().min(MANIFEST_REQUESTS_MAX) + 1 };
-    run_parallel("manifest", threads, || match workers.fetch_add(1, Ordering::Relaxed) {
-        // The last worker watches the time.
-        number if number + 1 == threads => {
-            if threads > 1 && !race.wait(SILENCE_TIMEOUT) {
-                warn();
-            }
-        }
-        _ => {
-            while !race.is_stopped()
-                && let Some(holder) = holders.get(next.fetch_add(1, Ordering::Relaxed))
-            {
-                ask(holder);
-            }
-        }
-    });
-    first.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::download::destination::DestinationKind;
     use crate::download::job::{Advice, Recheck};
+    use crate::net::Timeouts;
 
     fn found(id: u8, name: &str) -> FoundFile {
         let mut bytes = [7; 32];

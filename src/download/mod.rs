@@ -13,6 +13,7 @@ pub mod finder;
 mod handover;
 pub mod job;
 pub mod locate;
+mod manifest_search;
 pub mod scheduler;
 pub mod selection;
 pub mod source;

@@ -20,7 +20,7 @@ use crate::content::limits::{
     RETRY_MAX, RETRY_MIN, SOURCES_MAX, SOURCES_MIN,
 };
 use crate::content::{Bitfield, ChunkIndex, HASH_LANES_MAX, hash_lanes};
-use crate::net::{RateLimit, Shutdown, Threads};
+use crate::net::{RateLimit, Shutdown, Threads, address_space};
 use crate::protocol::PeerAddress;
 use crate::storage::StoreError;
 use crate::swarm::Moment;
@@ -625,7 +625,9 @@ impl DownloadScheduler {
             download: self.shutdown.clone(),
             failure: Mutex::default(),
         };
-        let spawned = self.threads.spawn("fetch", move || workers.run(Arc::new(source), queued));
+        let has_room = address_space::check(self.live.len());
+        let spawned = has_room
+            .and_then(|()| self.threads.spawn("fetch", move || workers.run(Arc::new(source), queued)));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         match spawned {
             Ok(()) => {

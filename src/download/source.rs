@@ -122,23 +122,26 @@ impl PeerConnection {
     /// The protocol version differs, the peer has no valid manifest of this file, or a chunk is above
     /// [`CHUNK_SIZE_MAX`](crate::content::limits::CHUNK_SIZE_MAX).
     pub fn manifest(&mut self, file: FileId, shutdown: &Shutdown) -> Result<Manifest, SourceError> {
-        let (manifest, _) = self.manifest_and_mode(file, shutdown)?;
+        let (manifest, _) = self.manifest_and_mode(file, || (), shutdown)?;
         let fits = manifest.layout().check_fits_memory();
         fits.map(|()| manifest).map_err(|error| SourceError::Protocol(format!("invalid manifest: {error}")))
     }
 
-    /// Downloads a manifest with chunks of any size, and the permission bits that the peer states.
+    /// Downloads a manifest with chunks of any size, and the permission bits that the peer states. Calls `begins` when the
+    /// peer begins to send it.
     ///
     /// # Errors
     /// The protocol version differs, or the peer has no valid manifest of this file.
     pub fn manifest_and_mode(
         &mut self,
         file: FileId,
+        begins: impl FnOnce(),
         shutdown: &Shutdown,
     ) -> Result<(Manifest, Option<u32>), SourceError> {
         let _guard = shutdown.guard(&self.stream);
         match self.ask(&PeerRequest::Manifest { file })? {
             PeerResponse::Manifest { size, chunk_size, index, length, mode, .. } => {
+                begins();
                 let sizes = ManifestSizes { size, chunk_size, index };
                 let payload = manifest_payload(&mut self.reader, sizes, length)?;
                 Manifest::decode(file, sizes, &payload)

@@ -6,7 +6,7 @@
 
 use super::listening::{BindError, Listening};
 use super::repeated_warning::RepeatedWarning;
-use super::{FrameReader, Shutdown, StreamError, Threads};
+use super::{FrameReader, Shutdown, StreamError, Threads, address_space};
 use crate::content::limits::{EVICTION_GRACE_MIN, EVICTION_IDLE_MIN, LISTEN_BACKLOG};
 use crate::protocol::Message;
 use crate::protocol::peer_address::canonical_address;
@@ -90,6 +90,7 @@ impl Listener {
             name,
             connections_max,
             running: Arc::default(),
+            most: AtomicUsize::new(0),
             connections: Arc::default(),
             threads: threads.clone(),
             shutdown: shutdown.clone(),
@@ -217,6 +218,8 @@ struct Acceptor<H> {
     connections_max: usize,
     /// Number of connection threads that have not ended yet, including those of evicted connections.
     running: Arc<AtomicUsize>,
+    /// The largest number of connection threads so far.
+    most: AtomicUsize,
     connections: Arc<Mutex<Connections>>,
     threads: Threads,
     shutdown: Shutdown,
@@ -296,14 +299,24 @@ impl<H: Fn(Arc<TcpStream>, SocketAddr, &Activity) + Send + Sync + 'static> Accep
         let stream = Arc::new(stream);
         let activity = Arc::new(Activity::default());
         let Some((slot, full)) = self.reserve(&stream, from.ip(), &activity) else { return true };
+        let running = self.running.load(Ordering::Relaxed);
+        let has_room = match running > self.most.load(Ordering::Relaxed) {
+            true => address_space::check(running),
+            // The system keeps the stacks of threads that have ended.
+            false => Ok(()),
+        };
         let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
-        let spawned = self.threads.spawn(self.name, move || {
+        let run = move || {
             let _slot = slot;
             let _guard = shutdown.guard(&stream);
             if stream.set_nodelay(true).is_ok() && !shutdown.is_stopped() {
                 handle(stream, from, &activity);
             }
-        });
+        };
+        let spawned = has_room.and_then(|()| self.threads.spawn(self.name, run));
+        if spawned.is_ok() {
+            self.most.fetch_max(running, Ordering::Relaxed);
+        }
         if let Err(error) = &spawned {
             let text = || format!("connection from {from} closed: cannot start a thread: {error}");
             self.warnings.thread.log(text);

@@ -3,6 +3,7 @@
 //! This layer never interprets messages. Invariants: every thread is spawned by [`Threads`] and joined; every blocking
 //! call has a deadline or is woken by [`Shutdown`]; every queue is bounded.
 
+pub mod address_space;
 pub mod blocked_channel;
 pub mod dial;
 pub mod endpoint;
@@ -24,6 +25,7 @@ pub mod threads;
 pub mod timeouts;
 pub mod udp_client;
 
+pub use address_space::free_bytes;
 pub use blocked_channel::BlockedChannel;
 pub use dial::{dial, dial_any};
 pub use endpoint::Endpoint;

@@ -93,10 +93,7 @@ pub fn spawn_detached(name: &str, run: impl FnOnce() + Send + 'static) -> io::Re
 /// fewer are used; if it refuses all of them, `work` runs once in the calling thread.
 pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
-        let spawn = || {
-            Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn_scoped(scope, &work).map(drop)
-        };
-        let spawned = (0..count).filter(|_| match spawn() {
+        let spawned = (0..count).filter(|_| match spawn_scoped(scope, name, &work) {
             Ok(()) => true,
             Err(error) => {
                 log::warn!("cannot start a thread for {name}: {error}");
@@ -107,6 +104,25 @@ pub fn run_parallel(name: &str, count: usize, work: impl Fn() + Sync) {
             work();
         }
     });
+}
+
+/// Runs `work`, which may [spawn](spawn_scoped) threads that borrow; returns when all of them have ended.
+pub fn with_scope<'env, T>(
+    work: impl for<'scope> FnOnce(&'scope std::thread::Scope<'scope, 'env>) -> T,
+) -> T {
+    std::thread::scope(work)
+}
+
+/// Spawns a thread of a scope; `work` may borrow.
+///
+/// # Errors
+/// The system refuses another thread.
+pub fn spawn_scoped<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() + Send + 'scope,
+) -> io::Result<()> {
+    Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn_scoped(scope, work).map(drop)
 }
 
 impl Threads {

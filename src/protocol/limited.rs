@@ -56,6 +56,7 @@ pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
 mod tests {
     use super::super::frame::{Decoder, encode};
     use super::super::peer::{PeerRequest, PeerResponse};
+    use super::super::set_status::{ChunkStatus, ClaimStatus, Clients, SetMember, SetStatus};
     use super::super::tracker::{
         FileSummary, FoundFile, HubRole, Reachability, Registration, SetKey, Token, TrackerRequest,
         TrackerResponse,
@@ -167,6 +168,37 @@ mod tests {
         limit(REACHED_ADDRESSES_MAX, |count| {
             TrackerResponse::Reachability(Reachability { working: sockets(count), ..Default::default() })
         });
+    }
+
+    #[test]
+    fn lists_in_the_state_of_a_set_are_accepted_up_to_their_limit() {
+        let name = || PeerName::new("p").unwrap();
+        let clients = |names| Clients { count: 9, names: vec![name(); names] };
+        let claim = |names| ClaimStatus { sha256: Digest([1; 32]), clients: clients(names) };
+        let chunk = |names, claims| ChunkStatus {
+            index: ChunkIndex(1),
+            agreed: None,
+            holders: clients(names),
+            claims,
+            last: None,
+        };
+        let member = SetMember { name: name(), address: sockets(1)[0], held: 1 };
+        let state = |members, chunks| TrackerResponse::SetStatus {
+            status: Box::new(SetStatus {
+                set: SetName::new("s").unwrap(),
+                count: 9,
+                quorum: 2,
+                agreed: 0,
+                clients: 9,
+                members: vec![member.clone(); members],
+                chunks,
+            }),
+        };
+        limit(STATUS_MEMBERS_MAX, |count| state(count, vec![]));
+        limit(STATUS_CHUNKS_MAX, |count| state(1, vec![chunk(1, vec![]); count]));
+        limit(STATUS_NAMES_MAX, |count| state(1, vec![chunk(count, vec![])]));
+        limit(STATUS_CLAIMS_MAX, |count| state(1, vec![chunk(1, vec![claim(1); count])]));
+        limit(STATUS_NAMES_MAX, |count| state(1, vec![chunk(1, vec![claim(count)])]));
     }
 
     #[test]

@@ -181,6 +181,7 @@ impl Membership {
     /// Orders to dial the candidates of a peer.
     fn dial(&mut self, peer: PeerId, candidates: Candidates) -> Vec<Effect> {
         let pending = self.registry.reaches.put(peer, candidates);
+        self.registry.rank_again(peer);
         let order = |address| Effect::DialBack(DialBack { peer, address, nonce: Nonce((self.draw)()) });
         pending.into_iter().map(order).collect()
     }
@@ -227,10 +228,12 @@ impl Membership {
         for other in others {
             let is_same_program = self.registry.reaches.key(other).is_some_and(|key| result.proves(key));
             if !is_same_program && self.registry.reaches.displace(other, address) {
+                self.registry.rank_again(other);
                 self.registry.displace(other, missed);
                 outcome.displaced.push(other);
             }
         }
+        self.registry.rank_again(peer);
         if let Some(address) = self.registry.reaches.of(peer).and_then(Candidates::preferred) {
             self.registry.set_address(peer, address);
             outcome.peer = Some(peer);

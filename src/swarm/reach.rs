@@ -299,6 +299,11 @@ impl Reaches {
         self.peers.get(id)
     }
 
+    /// Whether a peer has proven itself at some address, or is trusted to be there.
+    pub(super) fn is_reached(&self, id: PeerId) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.list.iter().any(|one| one.state == DialState::Works))
+    }
+
     /// Whether a peer has proven itself at a loopback address.
     pub(super) fn works_on_loopback(&self, id: PeerId) -> bool {
         let works = |one: &Candidate| one.is_loopback() && one.state == DialState::Works;

@@ -6,6 +6,7 @@
 mod aliases;
 mod holders;
 mod leases;
+mod naming;
 mod peers;
 
 pub use peers::{Peer, PeerId, RemovedPeer};
@@ -13,20 +14,20 @@ pub use peers::{Peer, PeerId, RemovedPeer};
 use super::Moment;
 use super::reach::Reaches;
 use super::shares::{BudgetExceeded, BudgetKind, Budgets, Shares};
-use crate::content::limits::{FILES_PER_PEER_MAX, FOUND_FILES_MAX, HOLDERS_MAX, PEERS_MAX};
+use crate::content::limits::{
+    FILES_PER_PEER_MAX, FOUND_FILES_MAX, FRONT_PEERS_MAX, HOLDERS_MAX, PEERS_MAX, RERANKED_FILES_MAX,
+};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile, Token};
 use aliases::Aliases;
-use holders::{Holder, Holders, Spot};
+use holders::{Holder, Holders, Moved, Rank, Spot};
 use leases::Leases;
+use naming::SAMPLE_TRIES;
 use peers::Peers;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-/// Live holders examined for each address wanted in a lookup result.
-const SAMPLE_TRIES: usize = 8;
 
 /// Limit that rejects a registration or an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -155,7 +156,31 @@ impl Registry {
         let (id, token) = self.peers.insert(secret, name, address, expires);
         self.leases.note(id, expires);
         self.shares.add_peer(address.ip());
+        self.rank_new(id, address.ip());
         Ok((id, token))
+    }
+
+    /// Sets the rank of a new peer with this source address. No tracker has reached it yet.
+    fn rank_new(&mut self, id: PeerId, source: IpAddr) {
+        let is_crowded = self.shares.peers(source) > FRONT_PEERS_MAX;
+        self.peers.set_rank(id, Rank { is_unreached: true, is_crowded });
+    }
+
+    /// Ranks a peer, and its first [`RERANKED_FILES_MAX`] files, again after a change of [`reaches`](Self::reaches).
+    pub fn rank_again(&mut self, id: PeerId) {
+        let before = self.peers.rank(id.slot());
+        let rank = Rank { is_unreached: !self.reaches.is_reached(id), ..before };
+        let Some(peer) = self.peers.get(id).filter(|_| rank != before) else { return };
+        let files: Vec<u32> = peer.held.iter().take(RERANKED_FILES_MAX).map(|(file, _)| file).collect();
+        self.peers.set_rank(id, rank);
+        for file in files {
+            let spot = self.peers.get(id).and_then(|peer| peer.held.get(file));
+            if let Some(spot) = spot
+                && let Some(holder) = self.take_out(file, spot)
+            {
+                self.put_in(file, holder, spot.is_whole());
+            }
+        }
     }
 
     /// Notes the source IP address of a new peer, if that is not the address by which it is named.
@@ -164,6 +189,7 @@ impl Registry {
         self.shares.remove_peer(before);
         self.shares.add_peer(source);
         self.sources.insert(id, source);
+        self.rank_new(id, source);
     }
 
     /// The source IP address from which a peer registered.
@@ -341,12 +367,7 @@ impl Registry {
             None => name,
         };
         at.and_then(|(number, spot)| self.take_out(number, spot));
-        if let Some(file) = self.files[number as usize].as_mut() {
-            let spot = file.holders.add(Holder { peer: slot, name: first }, whole);
-            if let Some(held) = self.peers.held_at(slot) {
-                held.put(number, spot);
-            }
-        }
+        self.put_in(number, Holder { peer: slot, name: first }, whole);
         Ok(was_whole.is_none_or(|was_whole| whole && !was_whole) || adds_name)
     }
 
@@ -426,13 +447,31 @@ impl Registry {
         }
     }
 
-    /// Removes a holder from a file and updates the position of the holder that moves into its spot.
-    fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
-        let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
-        if let Some(held) = moved.and_then(|peer| self.peers.held_at(peer)) {
+    /// Adds a holder to a file, at its rank.
+    fn put_in(&mut self, number: u32, holder: Holder, whole: bool) {
+        let (slot, rank) = (holder.peer, self.peers.rank(holder.peer));
+        let Some(file) = self.files.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        let (spot, moved) = file.holders.add(holder, whole, rank);
+        if let Some(held) = self.peers.held_at(slot) {
             held.put(number, spot);
         }
+        self.note_moved(number, moved);
+    }
+
+    /// Removes a holder from a file.
+    fn take_out(&mut self, number: u32, spot: Spot) -> Option<Holder> {
+        let (holder, moved) = self.files.get_mut(number as usize)?.as_mut()?.holders.remove(spot)?;
+        self.note_moved(number, moved);
         Some(holder)
+    }
+
+    /// Updates the positions of holders that have moved.
+    fn note_moved(&mut self, number: u32, moved: Moved) {
+        for (peer, spot) in moved.into_iter().flatten() {
+            if let Some(held) = self.peers.held_at(peer) {
+                held.put(number, spot);
+            }
+        }
     }
 
     fn remove_holder(&mut self, number: u32, spot: Spot, charged: Option<IpAddr>) {
@@ -569,7 +608,7 @@ impl Registry {
     ) -> Option<FoundFile> {
         let (number, file) = self.file(id)?;
         let mut sample =
-            |whole| self.sample(now, file.holders.list(whole), except, limit.max(1), requester, random);
+            |whole| self.sample(now, file.holders.by_rank(whole), except, limit.max(1), requester, random);
         let (mut whole, mut partial) = (sample(true), sample(false));
         // Live holders that the requester cannot reach are counted, so that it can name the cause.
         let is_live = |holder: &Holder| self.peers.live_at(now, holder.peer).is_some();
@@ -601,55 +640,10 @@ impl Registry {
         })
     }
 
-    /// At most `wanted` live holders, each address once.
-    fn sample(
-        &self,
-        now: Moment,
-        list: &[Holder],
-        except: Option<PeerId>,
-        wanted: usize,
-        requester: IpAddr,
-        random: &mut fastrand::Rng,
-    ) -> Vec<PeerAddress> {
-        // The slot of a removed peer may belong to another peer by now.
-        let except = except.filter(|peer| self.peers.get(*peer).is_some()).map(PeerId::slot);
-        let room = wanted.min(list.len());
-        let (mut found, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
-        // Many holders may share one address: the search is limited.
-        let mut tries = SAMPLE_TRIES * wanted;
-        // A random start and one pass around the list: a random choice without a scan of the whole list.
-        let (before, after) = list.split_at(random.usize(..list.len().max(1)));
-        for holder in [after, before].into_iter().flatten() {
-            if found.len() >= wanted || tries == 0 {
-                break;
-            }
-            let live = self.peers.live_at(now, holder.peer).filter(|_| Some(holder.peer) != except);
-            let Some(peer) = live.and_then(|peer| self.view(holder.peer, peer, requester)) else { continue };
-            tries -= 1;
-            let key = key_of(peer.first());
-            // A scan of a short array of numbers is faster than any tree or hash table.
-            if !(keys.contains(&key) && found.iter().any(|one: &PeerAddress| one.first() == peer.first())) {
-                // All holders together must fit into a frame.
-                found.push(peer.limited(HOLDERS_MAX / wanted.max(1)));
-                keys.push(key);
-            }
-        }
-        found
-    }
-
     /// The addresses of the peer in a slot for a requester; `None` if the requester can use none.
     fn view(&self, slot: u32, peer: &Peer, requester: IpAddr) -> Option<PeerAddress> {
         self.reaches.view(self.peers.id_at(slot)?, peer.address, requester)
     }
-}
-
-/// Hash of an address: equal for equal addresses, rarely equal for different ones.
-fn key_of(address: SocketAddr) -> u64 {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) => u64::from(ip.to_bits()),
-        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ (ip.to_bits() as u64).rotate_left(7),
-    };
-    ip << 16 ^ ip >> 48 ^ u64::from(address.port())
 }
 
 #[cfg(test)]

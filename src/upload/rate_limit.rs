@@ -46,6 +46,11 @@ impl UploadSlot<'_> {
         lock(&self.limit.slots).has_stalled(self.limit.now(), self.id)
     }
 
+    /// Notes that a write to the receiver begins, which may block until the receiver takes bytes.
+    pub fn begin_write(&self) {
+        lock(&self.limit.slots).sends(self.limit.now(), self.id);
+    }
+
     /// Waits until `bytes` may be sent, and for another slot if this one was given away, or for the shutdown. The caller
     /// sends the bytes at once.
     pub fn throttle(&self, bytes: u64, shutdown: &Shutdown) {

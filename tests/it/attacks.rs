@@ -18,7 +18,7 @@ use shoal::protocol::tracker::{
 };
 use shoal::protocol::volunteer::{KeptFile, VolunteerOrder, VolunteerReport};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -524,4 +524,31 @@ fn a_list_of_a_tracker_is_accepted_up_to_its_limit() {
         assert_eq!(exit == Some(0), code == 0, "{length} bytes: {exit:?}");
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn hundreds_of_silent_hosts_do_not_hide_an_honest_holder() {
+    let place = place();
+    let dir = place.path();
+    let whole = Whole::new(random_bytes(7, 100_000), 16_384);
+    let file = write(dir, "a.bin", &whole.bytes);
+    let tracker = tracker(dir, &["--lease", "600"]);
+    // The system accepts the connections, and no program answers.
+    let silent = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    for number in 0..600_u16 {
+        let source = Ipv4Addr::new(127, 9, (number / 250) as u8, (number % 250 + 1) as u8);
+        let mut udp = Udp::from(source, tracker.address());
+        let token = udp.register(&format!("silent{number}"), port);
+        let file = whole.summary("a.bin");
+        let held = file.chunks;
+        let answer = udp.ask(&TrackerRequest::Announce { token, file, held, sent: None });
+        assert!(matches!(answer, TrackerResponse::Announced { .. }), "{answer:?}");
+    }
+    let _seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB"]);
+    let there = subfolder(dir, "there");
+    // Each silent host occupies a request for longer than the test may take.
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin", "--hello-timeout", "3600"]);
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &whole.bytes);
 }

@@ -76,7 +76,8 @@ fn receivers_that_do_not_read_hold_no_upload_slots() {
     let file = write(dir, "x.bin", &bytes);
     let tracker = tracker(dir, &[]);
     // A few slots; a receiver that takes nothing is disconnected after ten minutes only.
-    let seeder = seeder(dir, &file, &tracker, &["--upload-limit", "400KB", "--stall-timeout", "600"]);
+    let limits = ["--upload-limit", "400KB", "--stall-timeout", "600", "--idle-timeout", "600"];
+    let seeder = seeder(dir, &file, &tracker, &limits);
     let id: FileId = {
         let line = seeder.wait_for_text("with id ");
         line.rsplit(' ').next().unwrap().parse().unwrap()

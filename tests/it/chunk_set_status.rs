@@ -21,7 +21,8 @@ fn tracker_status_and_the_prompt_of_a_client_show_the_claims_of_each_chunk() {
     let ann = chunk_folder(dir, "ann", 2, &[(1, good), (2, b"two")]);
     let bob = chunk_folder(dir, "bob", 2, &[(1, good)]);
     let eve = chunk_folder(dir, "eve", 2, &[(2, bad)]);
-    let tracker = tracker(dir, &[]);
+    // No client is lost while the machine is busy.
+    let tracker = tracker(dir, &["--lease", "600"]);
     let _bob = client(dir, &bob, "bob", tracker.address(), &[]);
     let _eve = client(dir, &eve, "eve", tracker.address(), &[]);
     let address = tracker.address().to_string();

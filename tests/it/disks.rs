@@ -216,6 +216,37 @@ fn a_changed_file_is_hashed_again_and_offered_under_its_new_id() {
     fetched("again", &old);
 }
 
+/// Number of files that a program has open although they were removed.
+fn removed_and_open(program: &Program) -> usize {
+    let folder = format!("/proc/{}/fd", program.pid().as_raw_nonzero());
+    let open = std::fs::read_dir(folder).unwrap().flatten();
+    open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .filter(|path| path.to_string_lossy().ends_with("a.bin (deleted)"))
+        .count()
+}
+
+#[test]
+fn a_replaced_version_is_released_when_no_peer_downloads_it() {
+    let place = place();
+    let (dir, there) = (place.path(), subfolder(place.path(), "there"));
+    let old = random_bytes(4, 30 * CHUNK);
+    let file = write(dir, "a.bin", &old);
+    let tracker = tracker(dir, &["--lease", "60"]);
+    let seeder = seeder(dir, &file, &tracker, &["--chunk-size", "16KiB", "--upload-limit", "32KiB", "-v"]);
+    let mut leecher = leecher(&there, tracker.address(), &["a.bin"]);
+    seeder.wait_for_text("serving chunk");
+    for number in 0..3 {
+        let other = write(dir, "other", &random_bytes(10 + number, 1_000));
+        std::fs::rename(other, &file).unwrap();
+        seeder.wait_for_count("hashed a.bin again: its content has changed", 1 + number as usize);
+    }
+    // The download of the first version ends from the open file; then all are released.
+    leecher.ends_with(0);
+    assert_holds(&there.join("a.bin"), &old);
+    seeder.wait_for_count("stopped serving the replaced version of a.bin with id ", 3);
+    assert_eq!(removed_and_open(&seeder), 0);
+}
+
 #[test]
 fn a_running_download_never_accepts_bytes_of_a_changed_file() {
     let place = place();

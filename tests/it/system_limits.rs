@@ -141,3 +141,44 @@ fn a_tracker_whose_log_lines_are_not_read_continues_and_counts_them() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(rest.contains(" log lines were not shown: the output was not read"), "{rest}");
 }
+
+#[test]
+fn a_program_with_little_address_space_refuses_connections_and_continues() {
+    let place = place();
+    let dir = place.path();
+    for mebibytes in [64, 128, 192, 400] {
+        let setting = format!("ulimit -v {}", mebibytes * 1024);
+        let mut tracker = tracker_with(&setting, dir);
+        let idle = idle_connections(tracker.address(), 600);
+        tracker.wait_for_text("of address space are free");
+        let mut udp = Udp::to(tracker.address());
+        udp.register("peer", 1_000);
+        drop(idle);
+        assert!(is_served(tracker.address()));
+        tracker.interrupt();
+        tracker.ends_with(0);
+    }
+}
+
+#[test]
+fn at_the_limit_on_threads_new_peers_are_served_and_one_line_is_logged() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = place();
+    let dir = place.path();
+    // The system does not limit root: the program runs as a user without other processes, in its own folder.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let home = format!("HOME={}", dir.display());
+    let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
+    let other_user = ["unshare", "--user"];
+    let user = if rustix::process::getuid().is_root() { &user[..] } else { &other_user[..] };
+    let script = "ulimit -u 20; exec \"$0\" \"$@\"";
+    let by = [user, &["env", "-u", "XDG_STATE_HOME", &home, "bash", "-c", script]].concat();
+    let mut tracker = Program::start_by(&by, "tracker", &["--listen", "127.0.0.1:0"], dir);
+    let _idle = idle_connections(tracker.address(), 60);
+    assert!(is_served(tracker.address()));
+    tracker.interrupt();
+    tracker.ends_with(0);
+    let lines = tracker.lines();
+    let refused = lines.iter().filter(|line| line.contains("cannot start a thread: ")).count();
+    assert_eq!(refused, 1, "{lines:#?}");
+}

@@ -261,6 +261,8 @@ impl DownloadScheduler {
         let complete = self.candidates.iter().filter(|(_, one)| one.is_complete && one.is_due(now));
         let mut complete: Vec<SocketAddr> = complete.map(|(address, _)| *address).collect();
         self.random.shuffle(&mut complete);
+        // So that dead ones do not keep the connections from others.
+        complete.sort_by_key(|address| self.candidates.get(address).map_or(0, |one| one.failures));
         complete.into_iter().take(self.free_slots()).for_each(|address| self.start(address, now));
         if !self.has_direct_source(now) {
             let few = RINGS.saturating_sub(self.partial_sources(now));

@@ -144,17 +144,18 @@ impl<'a> ChunkClient<'a> {
             let joined = self.join.result();
             crossbeam_channel::select! {
                 recv(shutdown.signal()) -> _ => return self.interrupted(),
+                // At the shutdown the threads that send end, too.
                 recv(inputs.session) -> event => match event {
                     Ok(event) => self.handle_session_event(event)?,
-                    Err(_) => return Ok(()),
+                    Err(_) => return self.interrupted(),
                 },
                 recv(inputs.sources) -> event => match event {
                     Ok(event) => self.handle_source_event(event)?,
-                    Err(_) => return Ok(()),
+                    Err(_) => return self.interrupted(),
                 },
                 recv(inputs.committed) -> committed => match committed {
                     Ok(committed) => self.handle_commit(committed)?,
-                    Err(_) => return Ok(()),
+                    Err(_) => return self.interrupted(),
                 },
                 recv(asked) -> question => match question {
                     Ok(question) => self.answer(question),
@@ -207,7 +208,7 @@ impl<'a> ChunkClient<'a> {
             }
             SessionEvent::Lost => {
                 self.requests.end();
-                self.dispute.end();
+                self.dispute.session_lost();
                 self.unanswered.clear();
             }
             SessionEvent::Manifest(manifest) => {

@@ -6,19 +6,24 @@ use crate::swarm::Moment;
 #[derive(Default)]
 pub(super) struct Dispute {
     chunks: u32,
-    /// Time of the first report with this number of chunks.
-    since: Moment,
+    /// Time of the first report with this number of chunks in this session.
+    since: Option<Moment>,
 }
 
 impl Dispute {
     /// Records the reported number of contradicted chunks.
     pub(super) fn reported(&mut self, chunks: u32, now: Moment) {
-        if chunks != self.chunks {
-            (self.chunks, self.since) = (chunks, now);
+        if chunks != self.chunks || self.since.is_none() {
+            (self.chunks, self.since) = (chunks, Some(now));
         }
     }
 
-    /// Records that the session has ended, or that all chunks are agreed.
+    /// Records that the session has ended. The chunks count as contradicted until the next report.
+    pub(super) fn session_lost(&mut self) {
+        self.since = None;
+    }
+
+    /// Records that all chunks are agreed.
     pub(super) fn end(&mut self) {
         self.chunks = 0;
     }
@@ -30,7 +35,7 @@ impl Dispute {
 
     /// Time since which the number of contradicted chunks is unchanged, if there are any.
     pub(super) fn since(&self) -> Option<Moment> {
-        (self.chunks > 0).then_some(self.since)
+        self.since.filter(|_| self.chunks > 0)
     }
 }
 
@@ -49,7 +54,11 @@ mod tests {
         assert_eq!((dispute.since(), dispute.chunks()), (Some(at(5)), 2));
         dispute.reported(1, at(40));
         assert_eq!(dispute.since(), Some(at(40)));
+        dispute.session_lost();
+        assert_eq!((dispute.since(), dispute.chunks()), (None, 1), "Ctrl-C reports it");
+        dispute.reported(1, at(50));
+        assert_eq!(dispute.since(), Some(at(50)));
         dispute.end();
-        assert_eq!(dispute.since(), None);
+        assert_eq!((dispute.since(), dispute.chunks()), (None, 0));
     }
 }

@@ -10,6 +10,10 @@ use crate::storage::{ChunkSource, CompleteFile, FileStamp};
 use crate::upload::offers::{Offer, Offers};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time without a download after which a replaced version of a file is released.
+const REPLACED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The offered file, which the user may change, replace or remove at any time.
 pub(super) struct OfferedFile {
@@ -26,6 +30,8 @@ pub(super) struct OfferedFile {
     offered: bool,
     /// The last warning: each is logged once.
     last_warning: String,
+    /// Versions that were replaced and are still served, each with the time at which a peer was last seen to download it.
+    replaced: Vec<(Arc<CompleteFile>, Instant)>,
 }
 
 impl OfferedFile {
@@ -53,6 +59,7 @@ impl OfferedFile {
             last_stamp: None,
             offered: false,
             last_warning: String::new(),
+            replaced: Vec::new(),
         })
     }
 
@@ -101,6 +108,24 @@ impl OfferedFile {
         withdrawn || offered
     }
 
+    /// Stops serving replaced versions that no peer has downloaded for [`REPLACED_TIMEOUT`]: each occupies disk space and a
+    /// descriptor.
+    pub(super) fn release_replaced(&mut self) {
+        let Self { replaced, offers, name, .. } = self;
+        replaced.retain_mut(|(file, used)| {
+            // Beside this reference and that of the offers, each connection that downloads it has one.
+            if Arc::strong_count(file) > 2 {
+                *used = Instant::now();
+            }
+            let is_kept = used.elapsed() < REPLACED_TIMEOUT;
+            if !is_kept {
+                offers.take(file.id());
+                log::info!("stopped serving the replaced version of {name} with id {}", file.id().short());
+            }
+            is_kept
+        });
+    }
+
     /// Logs a warning about the file, unless it repeats the last one.
     fn warn_once(&mut self, text: &str) {
         if self.last_warning != text {
@@ -126,6 +151,8 @@ impl OfferedFile {
             if self.file.is_intact() {
                 // The file was replaced: downloads of the old one can finish from the open file.
                 self.offers.put(self.file.id(), self.file.clone());
+                self.replaced.retain(|(file, _)| file.id() != self.file.id());
+                self.replaced.push((self.file.clone(), Instant::now()));
             }
         }
         let result = if file.id() == self.file.id() { "is unchanged" } else { "has changed" };

@@ -60,10 +60,13 @@ impl OfferedItem {
         }
     }
 
-    /// Checks the path for changes. Returns whether the offer has changed.
+    /// Checks the path for changes, and releases replaced versions that are no longer used. Returns whether the offer has changed.
     pub(super) fn check(&mut self, watch: &dyn Watch, shutdown: &Shutdown) -> bool {
         match self {
-            Self::File(file) => file.check(watch, shutdown),
+            Self::File(file) => {
+                file.release_replaced();
+                file.check(watch, shutdown)
+            }
             Self::Tree(tree) => {
                 tree.check(shutdown);
                 false

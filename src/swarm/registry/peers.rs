@@ -3,7 +3,7 @@
 //! Invariants: the mark of an empty slot is never alive; a [`PeerId`] and a [`Token`] refer to one
 //! registration only, also after its slot has been reused.
 
-use super::holders::Held;
+use super::holders::{Held, Rank};
 use crate::content::PeerName;
 use crate::protocol::tracker::Token;
 use crate::swarm::Moment;
@@ -92,6 +92,7 @@ pub(super) struct Peers {
     /// One for each slot.
     marks: Vec<Mark>,
     peers: Vec<Option<Peer>>,
+    ranks: Vec<Rank>,
     /// Slots without a peer.
     free: Vec<u32>,
     /// Number of registrations so far.
@@ -117,7 +118,7 @@ impl Peers {
         (self.put(Peer { name, address, held: Held::default() }, token, Expiry::at(expires)), token)
     }
 
-    /// Adds a peer that needs no lease and has no token.
+    /// Adds a peer that needs no lease and has no token. Its rank is the first one.
     pub(super) fn enroll(&mut self, name: PeerName, address: SocketAddr) -> PeerId {
         self.put(Peer { name, address, held: Held::default() }, Token(0), Expiry::NEVER)
     }
@@ -136,10 +137,12 @@ impl Peers {
             Some(free) => {
                 self.marks[free as usize] = mark;
                 self.peers[free as usize] = Some(peer);
+                self.ranks[free as usize] = Rank::default();
             }
             None => {
                 self.marks.push(mark);
                 self.peers.push(Some(peer));
+                self.ranks.push(Rank::default());
             }
         }
         id
@@ -174,6 +177,18 @@ impl Peers {
     pub(super) fn live_at(&self, now: Moment, slot: u32) -> Option<&Peer> {
         self.live_mark(now, slot)?;
         self.peers[slot as usize].as_ref()
+    }
+
+    /// The rank of the peer in a slot as a holder of files.
+    pub(super) fn rank(&self, slot: u32) -> Rank {
+        self.ranks.get(slot as usize).copied().unwrap_or_default()
+    }
+
+    /// Sets the rank of a peer.
+    pub(super) fn set_rank(&mut self, id: PeerId, rank: Rank) {
+        if self.mark(id).is_some() {
+            self.ranks[id.slot() as usize] = rank;
+        }
     }
 
     /// The files of the peer in a slot.

@@ -1,6 +1,11 @@
 //! Tests of the registry.
 
+use super::holders::RANKS;
+use super::naming::divide;
 use super::*;
+use crate::protocol::tokens::IdentityKey;
+use crate::protocol::tracker::Registration;
+use crate::swarm::reach::{Candidates, DialState};
 use proptest::prelude::*;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -110,6 +115,93 @@ fn a_lookup_excludes_the_requester_and_keeps_to_its_limit() {
     let found = &look(None, 35)[0];
     assert_eq!((found.whole.len(), found.partial.len()), (25, 10));
     assert!(look(None, 0)[0].whole.is_empty());
+}
+
+/// A peer with its own source address that has announced the file 1.
+fn holder_at(registry: &mut Registry, source: [u8; 4], port: u16) -> PeerId {
+    let (ip, name) = (IpAddr::from(source), PeerName::new(format!("peer{port}")).unwrap());
+    let secret = u128::from(u32::from_be_bytes(source)) << 16 | u128::from(port);
+    let id = registry.register(at(0), secret, name, SocketAddr::new(ip, port)).unwrap().0;
+    registry.set_source(id, ip);
+    registry.announce(id, &file(1, "f"), 10).unwrap();
+    id
+}
+
+/// Notes that the tracker reaches a peer, or no longer does.
+fn reach(registry: &mut Registry, id: PeerId, works: bool) {
+    let address = registry.peer(id).unwrap().address;
+    if registry.reaches.of(id).is_none() {
+        let registration = Registration {
+            name: PeerName::new("x").unwrap(),
+            port: address.port(),
+            advertise: None,
+            addresses: vec![],
+            identity: Some(IdentityKey(7)),
+            volunteer: false,
+        };
+        registry.reaches.put(id, Candidates::new(address, &registration, false));
+    }
+    registry.reaches.note(id, address, if works { DialState::Works } else { DialState::Fails });
+    registry.rank_again(id);
+}
+
+fn look(registry: &Registry, limit: usize, random: &mut fastrand::Rng) -> Vec<SocketAddr> {
+    let id = Some(FileId([1; 32]));
+    let (found, _) = registry.lookup(at(1), None, id, None, limit, IpAddr::from([9, 9, 9, 9]), random);
+    found[0].whole.iter().map(PeerAddress::first).collect()
+}
+
+#[test]
+fn a_holder_that_the_tracker_has_reached_is_named_first_beside_thousands_of_dead_hosts() {
+    let (mut registry, mut random) = (registry(), fastrand::Rng::with_seed(5));
+    for number in 0..1_000_u16 {
+        holder_at(&mut registry, [10, 1, (number >> 8) as u8, number as u8], 7);
+    }
+    let honest = holder_at(&mut registry, [10, 0, 0, 1], 7);
+    for number in 1_000..2_000_u16 {
+        let dead = holder_at(&mut registry, [10, 1, (number >> 8) as u8, number as u8], 7);
+        reach(&mut registry, dead, false);
+    }
+    reach(&mut registry, honest, true);
+    let address = registry.peer(honest).unwrap().address;
+    for _ in 0..50 {
+        let found = look(&registry, 8, &mut random);
+        assert_eq!((found.len(), found[0]), (8, address));
+    }
+    reach(&mut registry, honest, false);
+    assert!((0..9).any(|_| look(&registry, 8, &mut random)[0] != address), "it is one of many");
+    agree(&registry).unwrap();
+}
+
+#[test]
+fn a_host_with_thousands_of_peers_hides_no_other_holder() {
+    for are_reached in [false, true] {
+        let (mut registry, mut random) = (registry(), fastrand::Rng::with_seed(5));
+        let many: Vec<PeerId> =
+            (1..=2_000).map(|port| holder_at(&mut registry, [10, 0, 0, 9], port)).collect();
+        let honest = holder_at(&mut registry, [10, 0, 0, 1], 7);
+        let all = many.iter().copied().chain([honest]);
+        all.for_each(|id| reach(&mut registry, id, are_reached));
+        let address = registry.peer(honest).unwrap().address;
+        for _ in 0..50 {
+            let found = look(&registry, 24, &mut random);
+            assert!(found.len() == 24 && found.contains(&address), "{found:?}");
+        }
+        // All are named if there is a place for all.
+        many.into_iter().skip(30).for_each(|id| _ = registry.remove(id));
+        assert_eq!(look(&registry, 64, &mut random).len(), 31);
+        agree(&registry).unwrap();
+    }
+}
+
+#[test]
+fn each_rank_gets_half_of_the_places_that_are_left_and_those_that_others_leave_free() {
+    assert_eq!(divide([90, 90, 90, 90], 64), [36, 16, 8, 4]);
+    assert_eq!(divide([1, 0, 90, 2], 64), [1, 0, 61, 2]);
+    assert_eq!(divide([90, 3, 0, 0], 64), [61, 3, 0, 0]);
+    assert_eq!(divide([2, 1, 0, 1], 64), [2, 1, 0, 1]);
+    assert_eq!(divide([5, 5, 5, 5], 1), [1, 0, 0, 0]);
+    assert_eq!(divide([5, 5, 5, 5], 0), [0; RANKS]);
 }
 
 #[test]
@@ -243,6 +335,7 @@ enum Step {
     Heartbeat(usize),
     Retract(usize, u8, Option<u8>),
     Remove(usize),
+    Reach(usize, bool),
     Pass(u64),
 }
 
@@ -253,6 +346,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0usize..8, 0u8..3, prop::option::of(0u8..3)).prop_map(|(p, f, n)| Step::Retract(p, f, n)),
         (0usize..8).prop_map(Step::Heartbeat),
         (0usize..8).prop_map(Step::Remove),
+        (0usize..8, any::<bool>()).prop_map(|(peer, works)| Step::Reach(peer, works)),
         (0u64..7).prop_map(Step::Pass),
     ]
 }
@@ -283,6 +377,13 @@ proptest! {
                 }
                 Step::Remove(peer) => {
                     peers.get(peer).map(|peer| registry.remove(*peer));
+                }
+                Step::Reach(peer, works) => {
+                    // No peer can connect to port 0, which the first one has.
+                    let peer = peers.get(peer).filter(|peer| registry.peer(**peer).is_some());
+                    if let Some(peer) = peer.filter(|peer| registry.peer(**peer).unwrap().address.port() != 0) {
+                        reach(&mut registry, *peer, works);
+                    }
                 }
                 Step::Pass(seconds) => {
                     now += seconds;
@@ -318,6 +419,11 @@ fn agree(registry: &Registry) -> Result<(), TestCaseError> {
             let holder = file.and_then(|file| file.holders.get(spot)).map(|(holder, _)| holder.peer);
             let there = holder.and_then(|place| registry.peers.live_at(Moment::ZERO, place));
             prop_assert!(there.is_some_and(|there| std::ptr::eq(there, peer)));
+            let ranks = file.map_or_else(Vec::new, |file| file.holders.ranks_at(spot));
+            prop_assert_eq!(
+                ranks,
+                holder.map(|slot| registry.peers.rank(slot)).into_iter().collect::<Vec<_>>()
+            );
             spots += 1;
         }
     }

@@ -47,6 +47,7 @@ impl<'a> ChunkSender<'a> {
             }
         };
         let response = PeerResponse::Chunk { file, index, length: stored.length };
+        slot.inspect(|slot| slot.begin_write());
         writer.send_file(&response, &stored.file, stored.offset, stored.length, throttle)
     }
 
@@ -63,6 +64,7 @@ impl<'a> ChunkSender<'a> {
         log::debug!("relaying chunk {index} of {} to {}", file.short(), self.from);
         let length = partial.length();
         let context = self.context;
+        slot.inspect(|slot| slot.begin_write());
         writer.send(&PeerResponse::Chunk { file, index, length: length.into() })?;
         let (mut sent, mut bytes) = (0, Vec::new());
         let mut last_sent = Instant::now();

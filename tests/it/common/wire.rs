@@ -12,7 +12,7 @@ use shoal::protocol::tracker::{
     FileSummary, FoundFile, PeerSummary, Registration, Token, TrackerRequest, TrackerResponse,
 };
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,12 @@ pub struct Udp {
 impl Udp {
     /// Opens a socket for one tracker.
     pub fn to(tracker: SocketAddr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        Self::from(Ipv4Addr::LOCALHOST, tracker)
+    }
+
+    /// Opens a socket with a source address for one tracker.
+    pub fn from(source: Ipv4Addr, tracker: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((source, 0)).unwrap();
         socket.connect(tracker).unwrap();
         socket.set_read_timeout(Some(RESEND_TIMEOUT)).unwrap();
         Self { socket, cookie: None, next: 0 }
