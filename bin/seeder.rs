@@ -18,7 +18,7 @@ use std::time::Duration;
 /// other peers until Ctrl-C. With -f it registers the file with a tracker in place of that.
 #[derive(Parser)]
 #[command(name = "seeder", version)]
-struct Flags {
+pub(crate) struct Flags {
     /// Files to share with other machines: listens on all addresses, prints a ticket for each file, and needs no tracker.
     /// A block device is shared in place; a FIFO or - (standard input, with --as) is read to its end into a temporary
     /// file first

@@ -4,6 +4,7 @@
 //! bars, and all text goes through the printer of the line editor, which redraws the input line below it. A write never
 //! waits for user input.
 
+use super::json;
 use super::screen::Screen;
 use crate::sync::lock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
@@ -142,9 +143,12 @@ impl Console {
         let _ = self.log(text.as_bytes());
     }
 
-    /// Writes a result to standard output, or above the input line of the prompt. A write error is ignored: a closed
-    /// terminal does not stop the program.
+    /// Writes a result to standard output, or above the input line of the prompt, or with `--json` to stderr. A write
+    /// error is ignored: a closed terminal does not stop the program.
     pub fn print_answer(&self, text: &str) {
+        if json::is_active() {
+            return self.print_aside(text);
+        }
         if !self.print_above_prompt(text.as_bytes()) {
             self.bars.suspend(|| {
                 let mut out = io::stdout().lock();
@@ -155,8 +159,9 @@ impl Console {
 }
 
 /// Waits until a file can be written to without blocking. An error counts as ready: the write then returns it.
-fn takes(out: &impl AsFd, wait: Duration) -> bool {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+pub(super) fn takes(out: &impl AsFd, wait: Duration) -> bool {
+    let tv_sec = wait.as_secs().try_into().unwrap_or(i64::MAX);
+    let timeout = Timespec { tv_sec, tv_nsec: wait.subsec_nanos().into() };
     let mut polled = [PollFd::new(out, PollFlags::OUT)];
     !matches!(poll(&mut polled, Some(&timeout)), Ok(0))
 }
