@@ -51,7 +51,8 @@ fn refuse(error: &clap::Error, program: &str) -> ! {
         if let Some(example) = help::example(program) {
             print_error(&example);
         }
-        events::failed(&RoleError::new(Fault::Usage, error.render().to_string().trim_end()));
+        let text = error.render().to_string();
+        events::failed(&RoleError::new(Fault::Usage, text.trim_start_matches("error: ").trim_end()));
     }
     json::end(error.exit_code().try_into().unwrap_or(super::ExitCode::Usage as u8));
     std::process::exit(error.exit_code())

@@ -5,7 +5,7 @@
 //! the program: at most [`PENDING_BYTES_MAX`] wait for it, and events above that are left out as a whole.
 
 use super::ExitCode;
-use super::console::takes;
+use super::patient_write::{PIPE_BYTES, takes};
 use super::service;
 use crate::report::events::{self, Event, SCHEMA};
 use crate::sync::lock;
@@ -24,8 +24,6 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 const EVENT_TIMEOUT: Duration = Duration::from_millis(200);
 /// Time that the last event waits for the reader.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that a pipe takes without blocking if it is ready (`PIPE_BUF` of Linux).
-const PIPE_BYTES: usize = 4096;
 
 /// Bytes that wait for the reader of standard output.
 static PENDING: Mutex<Vec<u8>> = Mutex::new(Vec::new());

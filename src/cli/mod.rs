@@ -26,6 +26,7 @@ pub mod logging;
 pub mod manager_prompt;
 pub mod member;
 mod memory;
+mod patient_write;
 mod progress;
 pub mod prompt;
 pub mod questions;

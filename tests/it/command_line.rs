@@ -161,6 +161,29 @@ fn the_reference_lists_the_flags_of_help_with_default_and_meaning() {
 }
 
 #[test]
+fn help_names_the_variables_of_each_setting_and_none_for_actions() {
+    const COMMON: [&str; 4] = ["tracker", "manager", "log-file", "no-discovery"];
+    // The reference lists the actions.
+    let text = reference();
+    let actions = text.split("have no variable: ").nth(1).unwrap().split(". A variable").next().unwrap();
+    let actions: Vec<&str> = actions.split('`').filter(|word| word.starts_with("--")).collect();
+    assert!(actions.len() > 10, "{actions:?}");
+    for program in PROGRAMS.into_iter().chain(OWNER_COMMANDS) {
+        for (name, told) in flags_in_help(program) {
+            if actions.contains(&name.as_str()) || ["--help", "--version"].contains(&name.as_str()) {
+                assert_eq!(told.variables, "", "{program} {name}");
+                continue;
+            }
+            let flag = name.trim_start_matches('-');
+            let upper = flag.replace('-', "_").to_uppercase();
+            let own = format!("SHOAL_{}_{upper}", program.split(' ').next().unwrap().to_uppercase());
+            let wanted = if COMMON.contains(&flag) { format!("{own}, SHOAL_{upper}") } else { own };
+            assert_eq!(told.variables, wanted, "{program} {name}");
+        }
+    }
+}
+
+#[test]
 fn a_flag_has_the_same_help_in_all_programs() {
     let mut seen: BTreeMap<(String, bool), (&str, String)> = BTreeMap::new();
     for program in PROGRAMS {

@@ -71,7 +71,8 @@ impl World<'_> {
         let mut command = self.command('A', env!("CARGO_BIN_EXE_tracker"));
         command.args(["status", "--json", "--tracker", TRACKER, "--log-file", "status.log"]);
         let output = command.stdout(Stdio::piped()).output().unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        // The first line is the version.
+        serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').nth(1)?).ok()
     }
 
     #[track_caller]

@@ -30,7 +30,7 @@ fn page(command: &Command, page_name: &str, key: &str, typed: &str) -> io::Resul
     man.render_name_section(&mut out)?;
     man.render_synopsis_section(&mut out)?;
     man.render_description_section(&mut out)?;
-    man.render_options_section(&mut out)?;
+    out.extend(options(&man)?);
     if command.has_subcommands() {
         man.render_subcommands_section(&mut out)?;
     }
@@ -60,6 +60,22 @@ fn page(command: &Command, page_name: &str, key: &str, typed: &str) -> io::Resul
         )?;
     }
     Ok(out)
+}
+
+/// The flags in one section: each heading of the help is the title of a part of it.
+fn options(man: &Man) -> io::Result<Vec<u8>> {
+    let mut parts = Vec::new();
+    man.render_options_section(&mut parts)?;
+    let parts = String::from_utf8_lossy(&parts).into_owned();
+    let mut text = ".SH OPTIONS\n".to_owned();
+    for line in parts.lines() {
+        match line.strip_prefix(".SH ") {
+            Some("OPTIONS") => {}
+            Some(heading) => text += &format!(".SS {}{}\n", &heading[..1], heading[1..].to_lowercase()),
+            None => text += &format!("{line}\n"),
+        }
+    }
+    Ok(text.into_bytes())
 }
 
 /// A text as roff reads it.
