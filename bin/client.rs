@@ -26,7 +26,7 @@ use std::time::Duration;
 /// shares every file of a plain folder, and downloads files of other peers into it.
 #[derive(Parser)]
 #[command(name = "client", version)]
-struct Flags {
+pub(crate) struct Flags {
     /// Chunk folder or plain folder
     #[arg(long, value_name = "PATH", required_unless_present = "split", help_heading = FILES)]
     folder: Option<PathBuf>,

@@ -28,7 +28,7 @@ const LINGER_HELP: &str = "Serve peers that still download from this one for at 
 /// Downloads files, each from all peers that offer it at the same time, and verifies every chunk.
 #[derive(Parser)]
 #[command(name = "leecher", version)]
-struct Flags {
+pub(crate) struct Flags {
     /// Files to download, each by its ticket, name, id, the first 8 digits of its id or more, or a pattern such as '*.iso'
     /// [default: large_text_file.txt, unless --id or --all is given]
     #[arg(value_name = "ITEM")]

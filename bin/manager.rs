@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use shoal::cli::flags::{self, ConnectionsFlag, DiscoveryFlag, LeaseFlags, TimeoutFlags};
-use shoal::cli::help::{NETWORK, OUTPUT};
+use shoal::cli::help::NETWORK;
 use shoal::cli::{self, LogOptions, manager_prompt, tracker_prompt};
 use shoal::content::limits;
 use shoal::net::Endpoint;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "manager", version, args_conflicts_with_subcommands = true)]
-struct Flags {
+pub(crate) struct Flags {
     #[command(subcommand)]
     command: Option<Query>,
     /// Address to listen on, TCP and UDP; port 0 selects any free one
@@ -48,9 +48,6 @@ enum Query {
         #[arg(long, value_name = "HOST:PORT", default_value_t = limits::MANAGER_ADDRESS.into(),
             value_parser = flags::parse_manager, help_heading = NETWORK)]
         manager: Endpoint,
-        /// Print JSON instead of tables
-        #[arg(long, help_heading = OUTPUT)]
-        json: bool,
         #[command(flatten)]
         log: LogOptions,
     },
@@ -58,9 +55,9 @@ enum Query {
 
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
-    if let Some(Query::Status { manager, json, log }) = flags.command {
+    if let Some(Query::Status { manager, log }) = flags.command {
         return cli::run(&log, |_, shutdown| {
-            tracker_prompt::status::run("manager", &manager, json, false, shutdown)
+            tracker_prompt::status::run("manager", &manager, false, shutdown)
         });
     }
     cli::job_control::prepare();

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// other peers until Ctrl-C. With -f it registers the file with a tracker in place of that.
 #[derive(Parser)]
 #[command(name = "seeder", version)]
-struct Flags {
+pub(crate) struct Flags {
     /// Files and folders to share with other machines: listens on all addresses, prints a ticket for each, and needs no
     /// tracker. A folder is one item with all its entries, hidden ones included. A block device is shared in place; a FIFO or - (standard input, with --as) is read to its end into a temporary
     /// file first

@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// files of a folder at volunteers. Runs until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "tracker", version, args_conflicts_with_subcommands = true)]
-struct Flags {
+pub(crate) struct Flags {
     #[command(subcommand)]
     command: Option<Query>,
     #[command(flatten)]
@@ -60,9 +60,6 @@ enum Query {
     Status {
         #[command(flatten)]
         tracker: TrackerFlag,
-        /// Print JSON instead of tables
-        #[arg(long, help_heading = OUTPUT)]
-        json: bool,
         /// Show all 64 digits of each id
         #[arg(long, help_heading = OUTPUT)]
         long: bool,
@@ -76,9 +73,9 @@ enum Query {
 fn main() -> ExitCode {
     let flags: Flags = cli::parse();
     match flags.command {
-        Some(Query::Status { tracker, json, long, log }) => {
+        Some(Query::Status { tracker, long, log }) => {
             return cli::run(&log, |_, shutdown| {
-                tracker_prompt::status::run("tracker", &tracker.tracker, json, long, shutdown)
+                tracker_prompt::status::run("tracker", &tracker.tracker, long, shutdown)
             });
         }
         Some(Query::Owner(owner)) => {

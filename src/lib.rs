@@ -81,6 +81,7 @@
 //!   and for the shutdown. `prompt-line` reads (`prompt-input` from a pipe or file), `prompt-print` writes log lines above the input line, `prompt-ask` queries
 //!   the swarm. A signal from this process to itself wakes a reader that waits for a key. Where the line editor does not
 //!   control a terminal, that thread is not joined; it ends with the process.
+//! - **Service** ([`cli::signals`]): without a terminal, thread `hangup` opens the log file again at SIGHUP.
 //!
 //! Only [`net::Threads`] spawns threads. Each has a name and is joined; a program that ends with a thread unjoined logs it,
 //! and every test fails on this line. [`net::Shutdown`] wakes all waiting threads.
@@ -172,6 +173,7 @@
 //! | the tracker's own disk | [`tracker::executor`] |
 //! | data that survives a crash | [`storage::part`], [`storage::chunk_folder`], [`storage::replica_store`], [`tracker::store`] |
 //! | exit codes | [`cli::exit`] |
+//! | events of `--json` | [`report::events`] (types), [`cli::json`] (output), `docs/json.md` |
 //! | all programs together | `examples/demo` |
 #![forbid(unsafe_code)]
 // They panic if the output is closed or full; `cli::console` writes.

@@ -23,7 +23,9 @@ MEBIBYTE = 1 << 20
 def status(binaries, space, tracker):
     words = ["ip", "netns", "exec", space, f"{binaries}/tracker", "status", "--json", "--quiet", "--tracker", tracker]
     done = subprocess.run(words, capture_output=True, text=True, cwd="/")
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    # One object on each line; older programs print only the status, over several lines.
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"type":"status"')]
+    return json.loads(lines[0] if lines else done.stdout) if done.returncode == 0 else None
 
 
 def wait(what, ask, wanted, most, pause=0.05):

@@ -297,7 +297,7 @@ impl<M: Machine> World<M> {
                 | Effect::Warning(line)
                 | Effect::Error(line) => is_one_line(&line),
                 Effect::Task(task) => self.tasks.push(task),
-                Effect::Answer(..) | Effect::DialBack(_) => {}
+                Effect::Answer(..) | Effect::DialBack(_) | Effect::Peer(_) => {}
             }
         }
     }

@@ -9,8 +9,9 @@
 //! not be UTF-8. Arguments after `--` are kept.
 
 use super::console::print_error;
-use super::help;
 use super::memory::share_memory_area;
+use super::{environment, help, json};
+use crate::report::{Fault, RoleError, events};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory, Parser};
 use std::collections::{HashMap, HashSet};
@@ -28,17 +29,35 @@ pub fn parse<T: Parser>() -> T {
 }
 
 /// Parses a command line in the place of that of this process, like [`parse`].
+///
+/// With `--json` the error, and the text of `--help` and `--version`, are on stderr, and the exit code is an event.
 pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> T {
-    try_parse_from(args).unwrap_or_else(|error| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let command = command::<T>();
+    let program = command.get_name();
+    if json::is_wanted(args.iter().skip(1)) || environment::asks_for_json(program) {
+        json::begin(program);
+    }
+    environment::warn(&command);
+    try_parse_from(args).unwrap_or_else(|error| refuse(&error, program))
+}
+
+/// Prints a usage error, the help or the version, and ends the process.
+fn refuse(error: &clap::Error, program: &str) -> ! {
+    match json::is_active() {
+        true => print_error(error.render().to_string().trim_end()),
         // A closed terminal changes nothing about the exit code.
-        let _ = error.print();
-        if error.use_stderr()
-            && let Some(example) = help::example(T::command().get_name())
-        {
+        false => drop(error.print()),
+    }
+    if error.use_stderr() {
+        if let Some(example) = help::example(program) {
             print_error(&example);
         }
-        std::process::exit(error.exit_code())
-    })
+        let text = error.render().to_string();
+        events::failed(&RoleError::new(Fault::Usage, text.trim_start_matches("error: ").trim_end()));
+    }
+    json::end(error.exit_code().try_into().unwrap_or(super::ExitCode::Usage as u8));
+    std::process::exit(error.exit_code())
 }
 
 /// Parses a command line that begins with the name of the program.
@@ -48,25 +67,33 @@ pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> T {
 pub fn try_parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, clap::Error> {
     let mut command = command::<T>();
     let args = with_two_dashes(&mut command, args)?;
-    let mut matches = command.try_get_matches_from_mut(args)?;
-    T::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    let used = environment::used(self::command::<T>(), &args);
+    let mut command = environment::with_values(self::command::<T>(), &used);
+    if let Some(name) = args.first().and_then(|path| Path::new(path).file_name()) {
+        command.set_bin_name(name.to_string_lossy());
+    }
+    let parsed = command.try_get_matches_from_mut(args).and_then(|mut matches| {
+        T::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    });
+    parsed.map_err(|error| environment::explained(error, &used))
 }
 
 /// The command with both spellings of each flag, and with exit codes and examples at the end of its help.
 pub fn command<T: CommandFactory>() -> clap::Command {
     let command = T::command();
-    let name = command.get_name().to_owned();
-    completed(command, &name).mut_subcommands(|subcommand| {
-        let name = format!("{name} {}", subcommand.get_name());
-        completed(subcommand, &name)
+    let program = command.get_name().to_owned();
+    completed(command, &program, &program).mut_subcommands(|subcommand| {
+        let name = format!("{program} {}", subcommand.get_name());
+        completed(subcommand, &program, &name)
     })
 }
 
-fn completed(command: clap::Command, name: &str) -> clap::Command {
+fn completed(command: clap::Command, program: &str, name: &str) -> clap::Command {
     // clap removes the full stop of a doc comment.
     let purpose = command.get_about().map(|text| format!("{text}.")).unwrap_or_default();
     let command = command.about(purpose);
-    with_both_spellings(with_help_group(command)).after_help(help::ending(name))
+    let command = with_both_spellings(with_help_group(command)).after_help(help::ending(name));
+    command.mut_args(|arg| environment::shown(arg, program))
 }
 
 /// Moves `--help` and `--version` into a group of their own below the other flags.

@@ -7,6 +7,7 @@ use super::console::Console;
 use super::line::escaped;
 use super::progress::Progress;
 use super::screen::terminal_size;
+use crate::report::events;
 use crate::sync::lock;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt;
@@ -20,25 +21,40 @@ const NOTE_MAX: usize = 400;
 /// Shortest time between two drawings of a bar.
 const DRAW_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Shortest time between two events of an operation.
+const EVENT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Progress of one transfer or hash computation, in bytes. It is erased on drop.
 pub struct Bar {
     console: Console,
     bar: ProgressBar,
     state: Arc<Mutex<State>>,
     is_logged: bool,
+    has_events: bool,
 }
 
 struct State {
     began: Instant,
     drawn: Option<Instant>,
+    emitted: Option<Instant>,
     progress: Progress,
 }
 
 impl Console {
     /// Adds a bar for `total` bytes below the other bars. An earlier run has completed `done` of them.
     pub fn bytes(&self, title: &str, total: u64, done: u64) -> Bar {
+        self.bar(title, total, done, true)
+    }
+
+    /// The same without events, for the total of operations that have them.
+    pub(super) fn total(&self, title: &str, total: u64, done: u64) -> Bar {
+        self.bar(title, total, done, false)
+    }
+
+    fn bar(&self, title: &str, total: u64, done: u64, has_events: bool) -> Bar {
         let progress = Progress::new(escaped(&title, TITLE_MAX), total, done);
-        let state = Arc::new(Mutex::new(State { began: Instant::now(), drawn: None, progress }));
+        let state =
+            Arc::new(Mutex::new(State { began: Instant::now(), drawn: None, emitted: None, progress }));
         let shown = state.clone();
         let line = move |_: &ProgressState, out: &mut dyn fmt::Write| {
             let state = lock(&shown);
@@ -47,7 +63,7 @@ impl Console {
         };
         let style = ProgressStyle::with_template("{line}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.bars.add(ProgressBar::new(total).with_style(style.with_key("line", line)));
-        let bar = Bar { console: self.clone(), bar, state, is_logged: true };
+        let bar = Bar { console: self.clone(), bar, state, is_logged: true, has_events };
         bar.change(|_, _| {});
         bar
     }
@@ -61,12 +77,19 @@ impl Bar {
         self
     }
 
-    /// Changes the progress, and shows or logs it when that is due.
+    /// Changes the progress, and shows, logs or emits it when that is due.
     fn change(&self, change: impl FnOnce(&mut Progress, Duration)) {
         let is_hidden = self.bar.is_hidden();
         let mut state = lock(&self.state);
         let now = state.began.elapsed();
         change(&mut state.progress, now);
+        if self.has_events
+            && events::are_wanted()
+            && state.emitted.is_none_or(|emitted| emitted.elapsed() >= EVENT_INTERVAL)
+        {
+            state.emitted = Some(Instant::now());
+            events::emit(|| state.progress.event(now));
+        }
         if is_hidden {
             let line = if self.is_logged { state.progress.log_line(now) } else { None };
             drop(state);

@@ -1,11 +1,12 @@
 //! `leecher --clean`: lists the part files that interrupted downloads have left, and removes them.
 
-use super::confirm;
 use super::console::print_error;
 use super::line::escaped;
+use super::{confirm, json};
 use crate::content::fmt::{counted, size};
 use crate::net::Shutdown;
 use crate::report::RoleError;
+use crate::report::events::{self, Event};
 use crate::storage::leftovers;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -33,8 +34,13 @@ pub fn run(folder: &Path, yes: bool, shutdown: &Shutdown) -> Result<(), RoleErro
             format!("{:>10}  {}\n", size(left.allocated_bytes), escaped(&left.path.display(), PATH_BYTES_MAX))
         })
         .collect();
-    // A reader such as `head` may close the pipe early: a write error is ignored.
-    let _ = io::stdout().lock().write_all(lines.as_bytes());
+    for left in &found.unused {
+        events::emit(|| Event::PartFile { path: left.path.clone(), bytes: left.allocated_bytes });
+    }
+    if !json::is_active() {
+        // A reader such as `head` may close the pipe early: a write error is ignored.
+        let _ = io::stdout().lock().write_all(lines.as_bytes());
+    }
     let bytes = found.unused.iter().map(|left| left.allocated_bytes).sum();
     let count = counted(found.unused.len() as u64, "part file");
     confirm::removal(yes)(&format!("this removes {count}, {}", size(bytes)), shutdown)?;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a question waits only on a terminal, and the shutdown ends the wait.
 
+use super::json;
 use crate::download::destination::DestinationKind;
 use crate::net::Shutdown;
 use crate::report::{Fault, RoleError};
@@ -53,15 +54,25 @@ pub fn destination(out: Option<&Path>, flags: DestinationFlags) -> Result<Destin
             )),
         };
     }
+    if matches!(kind, DestinationKind::Stdout) && json::is_active() {
+        return usage(
+            "--out - and --json both need standard output; choose a file or a FIFO with --out".to_owned(),
+        );
+    }
     if matches!(kind, DestinationKind::Stdout) && io::stdout().is_terminal() {
         return usage(
             "--out - writes the bytes of the file to a terminal; redirect standard output".to_owned(),
         );
     }
-    if kind.is_device() && !yes && !io::stdin().is_terminal() {
+    if kind.is_device() && !yes && !has_user() {
         return usage(format!("--out {out} overwrites a device; confirm that with --yes"));
     }
     Ok(kind)
+}
+
+/// Whether questions can be asked: at a terminal, and not with `--json`.
+fn has_user() -> bool {
+    io::stdin().is_terminal() && !json::is_active()
 }
 
 /// Confirms without a question: `--yes` was given.
@@ -72,7 +83,7 @@ fn confirmed(_: &str, _: &Shutdown) -> Result<(), RoleError> {
 /// How a file that was found in the local network by its name is confirmed: with `--yes` without a question, else on
 /// the terminal if there is one.
 pub fn found_file(yes: bool) -> Confirm {
-    match (yes, io::stdin().is_terminal()) {
+    match (yes, has_user()) {
         (true, _) => confirmed,
         (false, true) => ask,
         (false, false) => refuse,
@@ -81,7 +92,7 @@ pub fn found_file(yes: bool) -> Confirm {
 
 /// How the removal of files is confirmed: with `--yes` without a question, else on the terminal if there is one.
 pub fn removal(yes: bool) -> Confirm {
-    match (yes, io::stdin().is_terminal()) {
+    match (yes, has_user()) {
         (true, _) => confirmed,
         (false, true) => ask,
         (false, false) => |statement, _| {

@@ -4,10 +4,11 @@
 //! bars, and all text goes through the printer of the line editor, which redraws the input line below it. A write never
 //! waits for user input.
 
+use super::json;
+use super::patient_write::{PIPE_BYTES, takes};
 use super::screen::Screen;
 use crate::sync::lock;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +20,6 @@ const DRAWS_PER_SECOND_MAX: u8 = 20;
 
 /// Time that a log line waits until stderr takes it.
 const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// Bytes that a pipe takes without blocking if it is ready (`PIPE_BUF` of Linux).
-const PIPE_BYTES: usize = 4096;
 
 /// Prints text above the input line of the prompt. It must not block.
 pub type Printer = Box<dyn Fn(String) + Send>;
@@ -142,9 +140,12 @@ impl Console {
         let _ = self.log(text.as_bytes());
     }
 
-    /// Writes a result to standard output, or above the input line of the prompt. A write error is ignored: a closed
-    /// terminal does not stop the program.
+    /// Writes a result to standard output, or above the input line of the prompt, or with `--json` to stderr. A write
+    /// error is ignored: a closed terminal does not stop the program.
     pub fn print_answer(&self, text: &str) {
+        if json::is_active() {
+            return self.print_aside(text);
+        }
         if !self.print_above_prompt(text.as_bytes()) {
             self.bars.suspend(|| {
                 let mut out = io::stdout().lock();
@@ -152,13 +153,6 @@ impl Console {
             });
         }
     }
-}
-
-/// Waits until a file can be written to without blocking. An error counts as ready: the write then returns it.
-fn takes(out: &impl AsFd, wait: Duration) -> bool {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-    let mut polled = [PollFd::new(out, PollFlags::OUT)];
-    !matches!(poll(&mut polled, Some(&timeout)), Ok(0))
 }
 
 /// Writes a line to stderr. A write error is ignored: a closed terminal does not change the exit code.

@@ -3,6 +3,7 @@
 use super::BarWatch;
 use crate::content::{FileId, FileName};
 use crate::net::Shutdown;
+use crate::report::events;
 use crate::report::watch::TotalProgress;
 use crate::report::{Fault, RoleError};
 use crate::roles::folder_client::{DownloadRequest, Member, Transfer};
@@ -118,6 +119,7 @@ impl Downloads<'_> {
 
     fn failed(&mut self, error: &RoleError) {
         error.text.lines().for_each(|line| log::error!("{line}"));
+        events::failed(error);
         self.failures.push(error.fault);
     }
 }

@@ -41,7 +41,7 @@ const EXAMPLES: [(&str, [Example; 3]); 8] = [
         "tracker status",
         [
             ("tracker status", "Show volunteers and files of the tracker on this host"),
-            ("tracker status --json", "Print the same as JSON"),
+            ("tracker status --json", "Print the same as one line of JSON"),
             ("tracker status --tracker 127.0.0.1:5101", "Query a tracker on another port"),
         ],
     ),

@@ -1,10 +1,11 @@
-//! `leecher --list`: the files that a tracker knows, as a table on standard output.
+//! `leecher --list`: the files that a tracker knows, as a table on standard output or as events.
 
 use super::console::print_error;
-use super::table;
+use super::{json, table};
 use crate::net::{Endpoint, Shutdown, Timeouts};
 use crate::report::Fault;
 use crate::report::RoleError;
+use crate::report::events::{self, Event, FileEvent, FileState};
 use crate::report::next_step;
 use crate::tracker_client::lookup;
 use std::io::{self, Write};
@@ -30,6 +31,11 @@ pub fn run(tracker: &Endpoint, long: bool, timeouts: Timeouts, shutdown: &Shutdo
     if found.is_empty() {
         let advice = next_step::share_with_tracker(tracker);
         print_error(&format!("the tracker on {tracker} knows no files; {advice}"));
+        return Ok(());
+    }
+    if json::is_active() {
+        let event = |file| Event::File(FileEvent::of_found(FileState::Listed, file));
+        found.iter().for_each(|file| events::emit(|| event(file)));
         return Ok(());
     }
     // A reader such as `head` may close the pipe early: a write error is ignored.

@@ -6,7 +6,7 @@
 //! through the printer of the line editor.
 
 use super::console::Console;
-use super::help::LOGGING;
+use super::help::{LOGGING, OUTPUT};
 use super::line::{file_line, line};
 use crate::content::PeerName;
 use crate::content::limits::{EVENT_TARGET, LOG_FILE};
@@ -21,6 +21,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The time zone of the system.
 const LOCAL_TIME: &str = "/etc/localtime";
@@ -28,6 +29,9 @@ const LOCAL_TIME: &str = "/etc/localtime";
 /// The flags for logging, the same in all programs.
 #[derive(clap::Args, Debug, Clone)]
 pub struct LogOptions {
+    /// Write events as JSON to standard output, one object on each line, and text for people to stderr; no prompt
+    #[arg(long, help_heading = OUTPUT)]
+    pub json: bool,
     /// File that log lines and event lines are appended to; several programs may share one
     #[arg(long, value_name = "PATH", default_value = LOG_FILE, help_heading = LOGGING)]
     pub log_file: PathBuf,
@@ -68,12 +72,22 @@ impl LogOptions {
     }
 }
 
+/// The log file is to be opened again before the next line.
+static IS_REOPENED: AtomicBool = AtomicBool::new(false);
+
+/// Opens the log file again: log rotation has renamed it.
+pub(super) fn reopen() {
+    IS_REOPENED.store(true, Ordering::SeqCst);
+    // This line opens it.
+    log::info!("log file opened again (SIGHUP)");
+}
+
 /// Sets up logging for this process. Once.
 ///
 /// # Errors
 /// Logging was set up before. A log file that cannot be opened is only a warning.
 pub fn init(options: &LogOptions) -> anyhow::Result<Console> {
-    let console = Console::new(options.quiet > 0);
+    let console = Console::new(options.quiet > 0 || options.json);
     // Reads the time zone on this stack: those of other threads may be too small for it.
     let _ = now();
     let terminal = Terminal { console: console.clone() };
@@ -199,6 +213,12 @@ impl Write for Terminal {
     }
 }
 
+/// Opens a log file to append to it, without blocking: a pipe without a reader is an error.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)
+}
+
 /// The log file. Each `write` is a whole line.
 struct LogFile {
     /// `None` if it cannot be opened: its lines are lost.
@@ -212,9 +232,7 @@ struct LogFile {
 
 impl LogFile {
     fn open(path: &Path, complaints: Option<Terminal>) -> anyhow::Result<Self> {
-        // Without blocking: a pipe without a reader is an error.
-        let flags = OFlags::NONBLOCK.bits() as i32;
-        let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
+        let file = open_file(path);
         let file = file.with_context(|| format!("cannot open the log file {}", path.display()))?;
         Ok(Self { file: Some(file), path: path.to_owned(), complaints, torn: false })
     }
@@ -223,7 +241,17 @@ impl LogFile {
         Self { file: None, path: path.to_owned(), complaints: None, torn: false }
     }
 
+    /// Opens the file of this path again. If that fails, the open file is used further.
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = Some(open_file(&self.path)?);
+        self.torn = false;
+        Ok(())
+    }
+
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if IS_REOPENED.swap(false, Ordering::SeqCst) {
+            self.reopen()?;
+        }
         let Some(file) = &mut self.file else { return Ok(()) };
         if self.torn {
             file.write_all(b"\n")?;
@@ -411,6 +439,20 @@ mod tests {
     }
 
     #[test]
+    fn a_renamed_log_file_is_created_again_when_it_is_reopened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("logs.log"), folder.path().join("logs.log.1"));
+        let mut file = LogFile::open(&path, None).unwrap();
+        file.append(b"one\n").unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        file.append(b"two\n").unwrap();
+        file.reopen().unwrap();
+        file.append(b"three\n").unwrap();
+        let text = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((text(&old), text(&path)), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
+    }
+
+    #[test]
     fn log_file_that_cannot_be_opened_is_named_in_the_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("missing").join("logs.log");
@@ -446,7 +488,7 @@ mod tests {
     fn second_initialization_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs.log");
-        let options = LogOptions { log_file: path.clone(), verbose: 0, quiet: 2, name: None };
+        let options = LogOptions { json: false, log_file: path.clone(), verbose: 0, quiet: 2, name: None };
         let console = init(&options).unwrap();
         log::info!(target: EVENT_TARGET, "name,WHERE_CHUNK,1");
         assert!(console.bars.is_hidden());

@@ -6,6 +6,7 @@
 use super::columns::{columns, shortened};
 use super::table::percent;
 use crate::content::fmt::{duration, size};
+use crate::report::events::Event;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -88,6 +89,17 @@ impl Progress {
 
     pub(super) fn retitle(&mut self, title: String, total: u64) {
         (self.title, self.total) = (title, total);
+    }
+
+    /// The progress as an event.
+    pub(super) fn event(&self, now: Duration) -> Event {
+        Event::Progress {
+            title: self.title.clone(),
+            done: self.done,
+            total: Some(self.total).filter(|total| *total > 0),
+            rate: self.meter.rate(now, self.done),
+            note: self.note.clone(),
+        }
     }
 
     /// The fields behind the name, the most important first, each with the columns that it is filled to.

@@ -4,6 +4,7 @@
 //! arguments that a user would have typed.
 
 use super::console::print_error;
+use super::environment;
 use super::folder::{self, FolderKind};
 use super::memory::share_memory_area;
 use crate::content::PeerName;
@@ -35,7 +36,10 @@ pub fn client_arguments(arguments: Vec<OsString>) -> Option<Vec<OsString>> {
         .collect();
     let rest = &arguments[(1 + given.len()).min(arguments.len())..];
     let has_terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-    let is_asked = has_terminal && rest.is_empty();
+    // A client with a service file has its settings in the environment.
+    let is_set = |flag| std::env::var_os(environment::variable("client", flag)).is_some();
+    let is_asked =
+        has_terminal && rest.is_empty() && !is_set("folder") && !is_set("split") && !is_set("json");
     if (given.is_empty() && !rest.is_empty()) || (given.len() < 2 && !is_asked) {
         return Some(arguments);
     }

@@ -3,16 +3,20 @@
 //! Invariant: an error is logged with its cause and has an exit code.
 
 use super::console::print_error;
+use super::json::{self, EndOnDrop};
 use super::receivers::ReceiverTable;
+use super::service;
 use super::signals::block_unwanted;
 use super::{Bar, Console, ExitCode, LogOptions, logging, on_interrupt};
 use crate::net::{Shutdown, free_bytes, start_process_clock, unjoined_count};
 use crate::report::Fault;
 use crate::report::RoleError;
+use crate::report::events::{self, Event, PeerEvent, PeerState};
 use crate::report::watch::Watch;
 use crate::swarm::distribution::DistributionView;
 use crate::sync::lock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Sets up logging and Ctrl-C, runs `body`, and returns the exit code for its result.
@@ -20,25 +24,42 @@ pub fn run(
     log: &LogOptions,
     body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), RoleError>,
 ) -> std::process::ExitCode {
+    let _end = EndOnDrop;
+    let code = run_to_code(log, body);
+    json::end(code as u8);
+    code.into()
+}
+
+/// Runs `body` and returns the exit code for its result.
+fn run_to_code(
+    log: &LogOptions,
+    body: impl FnOnce(&Arc<BarWatch>, &Shutdown) -> Result<(), RoleError>,
+) -> ExitCode {
     block_unwanted();
     allow_many_files();
     // Without threads, the system shows what is no heap.
     let _ = free_bytes();
+    service::begin();
     let shutdown = Shutdown::new();
     let console = match logging::init(log) {
         Ok(console) => console,
         Err(error) => {
             print_error(&format!("error: {error:#}"));
-            return ExitCode::FileAccess.into();
+            events::failed(&RoleError::new(Fault::FileAccess, format!("{error:#}")));
+            return ExitCode::FileAccess;
         }
     };
     if let Err(error) = start_process_clock() {
         log::warn!("pauses of this process count against timeouts: cannot start a thread: {error}");
     }
     let trigger = shutdown.clone();
-    if let Err(error) = on_interrupt(move || trigger.trigger()) {
+    if let Err(error) = on_interrupt(move || {
+        service::stopping();
+        trigger.trigger();
+    }) {
         log::error!("{error:#}");
-        return ExitCode::Other.into();
+        events::failed(&RoleError::new(Fault::Other, format!("{error:#}")));
+        return ExitCode::Other;
     }
     let code = match body(&Arc::new(BarWatch::new(console)), &shutdown) {
         Ok(()) => ExitCode::Done,
@@ -47,6 +68,7 @@ pub fn run(
             let is_interrupted = error.fault == Fault::Interrupted;
             let level = if is_interrupted { log::Level::Warn } else { log::Level::Error };
             error.text.lines().for_each(|line| log::log!(level, "{line}"));
+            events::failed(&error);
             exit_code(error.fault)
         }
     };
@@ -58,7 +80,7 @@ pub fn run(
         );
     }
     log::logger().flush();
-    code.into()
+    code
 }
 
 /// The names of all threads of this process.
@@ -98,6 +120,8 @@ pub struct BarWatch {
     console: Console,
     bar: Mutex<Option<Bar>>,
     receivers: Mutex<Option<ReceiverTable>>,
+    /// The last stage of each peer that was emitted as an event.
+    stages: Mutex<HashMap<String, PeerState>>,
     /// The total of several operations; shared by their watches.
     total: Arc<Mutex<Option<Bar>>>,
 }
@@ -105,7 +129,13 @@ pub struct BarWatch {
 impl BarWatch {
     /// A watch without a bar.
     pub fn new(console: Console) -> Self {
-        Self { console, bar: Mutex::new(None), receivers: Mutex::new(None), total: Arc::default() }
+        Self {
+            console,
+            bar: Mutex::new(None),
+            receivers: Mutex::new(None),
+            stages: Mutex::default(),
+            total: Arc::default(),
+        }
     }
 
     /// The console that the bar is drawn on.
@@ -115,6 +145,23 @@ impl BarWatch {
 
     fn bar(&self) -> MutexGuard<'_, Option<Bar>> {
         lock(&self.bar)
+    }
+
+    /// Emits an event for each peer whose stage has changed. A peer that is not in the view any more is forgotten.
+    fn emit_stages(&self, view: &DistributionView) {
+        if !events::are_wanted() || view.known == 0 {
+            return;
+        }
+        let mut stages = lock(&self.stages);
+        let mut present = HashMap::new();
+        for row in &view.rows {
+            let peer = PeerEvent::from(row);
+            if stages.get(&row.peer) != Some(&peer.state) {
+                events::emit(|| Event::Peer(peer.clone()));
+            }
+            present.insert(row.peer.clone(), peer.state);
+        }
+        *stages = present;
     }
 }
 
@@ -154,6 +201,7 @@ impl Watch for BarWatch {
     }
 
     fn receivers(&self, view: &DistributionView) -> bool {
+        self.emit_stages(view);
         let mut table = lock(&self.receivers);
         if view.known == 0 || self.console.is_prompting() {
             table.take();
@@ -167,7 +215,7 @@ impl Watch for BarWatch {
 
     fn total(&self, title: &str, bytes: u64, done: u64) {
         let mut total = lock(&self.total);
-        total.get_or_insert_with(|| self.console.bytes(title, bytes, done)).retitle(title, bytes, done);
+        total.get_or_insert_with(|| self.console.total(title, bytes, done)).retitle(title, bytes, done);
     }
 
     fn end_total(&self) {

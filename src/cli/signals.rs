@@ -1,17 +1,19 @@
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! The first signal triggers a graceful shutdown, the second ends the process at once. A program can handle one signal
+//! SIGHUP ends a program of a terminal, and makes a service, which has none, open its log file again. The first signal triggers a graceful shutdown, the second ends the process at once. A program can handle one signal
 //! before that, for example to drain a volunteer. Invariant: the terminal mode is restored, also if the second signal
 //! ends the process.
 
 use super::exit::ExitCode;
-use super::terminal;
+use super::{logging, terminal};
 use crate::content::limits::STACK_BYTES;
+use crate::net::spawn_detached;
 use crate::sync::lock;
 use anyhow::Context;
 use crossbeam_channel::bounded;
 use nix::sys::signal::{SigSet, Signal as BlockedSignal};
 use rustix::process::{Signal, getpid, kill_process};
+use std::io::IsTerminal as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -24,16 +26,37 @@ const OWN_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Blocks SIGXFSZ, so that a write above the limit on file sizes (`ulimit -f`) is an error and does not end the process.
 /// Blocks SIGHUP if the program was started with that signal ignored, as by `nohup`: the end of a terminal then changes
-/// nothing. To be called before the first thread is started: threads inherit the blocked signals.
+/// nothing. A program without a terminal is a service: at SIGHUP it opens its log file again. To be called before the
+/// first thread is started: threads inherit the blocked signals.
 pub fn block_unwanted() {
     let mut signals = SigSet::empty();
     signals.add(BlockedSignal::SIGXFSZ);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if is_ignored(&status, BlockedSignal::SIGHUP) {
+    let is_hangup_ignored = is_ignored(&status, BlockedSignal::SIGHUP);
+    let is_service = !is_hangup_ignored && !has_terminal();
+    if is_hangup_ignored || is_service {
         signals.add(BlockedSignal::SIGHUP);
     }
     // A failure is ignored: the signals then have the actions of the system.
-    let _ = signals.thread_block();
+    if signals.thread_block().is_ok() && is_service {
+        reopen_log_at_hangup();
+    }
+}
+
+/// Whether this process has a terminal, whose end would be a SIGHUP.
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() || std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Opens the log file again at each SIGHUP, as log rotation expects it of a service. The signal is blocked in all threads.
+fn reopen_log_at_hangup() {
+    let hangup: SigSet = [BlockedSignal::SIGHUP].into_iter().collect();
+    // It runs until the process ends. Without it the signal has no effect.
+    let _ = spawn_detached("hangup", move || {
+        while hangup.wait().is_ok() {
+            logging::reopen();
+        }
+    });
 }
 
 /// Whether a process ignores a signal, by the text of its `/proc/PID/status`.
@@ -106,6 +129,7 @@ fn is_own() -> bool {
 
 fn exit_now() {
     terminal::restore();
+    super::json::end(ExitCode::Interrupted as u8);
     std::process::exit(ExitCode::Interrupted as i32)
 }
 

@@ -13,6 +13,7 @@ use crate::net::{Shutdown, running_time};
 use crate::protocol::PeerAddress;
 use crate::protocol::tracker::{FileSummary, FoundFile};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events::{self, Event, FileEvent, FileState};
 use crate::tracker_client::announcer::Outage;
 use crate::tracker_client::lookup::Query;
 use crate::tracker_client::ticket::Ticket;
@@ -94,6 +95,7 @@ impl Search<'_> {
         let path = target(order, &found.file)?;
         let FileSummary { id, name, size, chunks } = &found.file;
         if self.described.replace(*id) != Some(*id) {
+            events::emit(|| Event::File(FileEvent::of_found(FileState::Found, &found)));
             let holders = counted(found.holders.into(), "holder");
             match &order.ticket {
                 Some(_) => log::info!("{name} has {size} bytes, {holders}, id {id}"),

@@ -1,6 +1,6 @@
 //! State of the files and volunteers of a tracker: payload of a `status` response.
 //!
-//! `tracker status --json` prints it. Scripts depend on it: fields are added, never renamed or removed.
+//! `tracker status --json` prints it as an event. Scripts depend on it: fields are added, never renamed or removed.
 
 use super::set_status::SetStatus;
 use super::tokens::KeyPrint;

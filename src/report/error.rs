@@ -3,11 +3,13 @@
 use crate::content::tree::TreeError;
 use crate::net::BindError;
 use crate::storage::StoreError;
+use serde::Serialize;
 use std::error::Error;
 use std::io;
 
 /// Kind of an error. The command line maps it to an exit code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// Any other error.
     Other,

@@ -1,9 +1,10 @@
-//! Reports of a running program: errors of roles, watch of progress and state, and commands to type next, and log
-//! lines that other hosts cause.
+//! Reports of a running program: errors of roles, watch of progress and state, events for other programs, commands to
+//! type next, and log lines that other hosts cause.
 //!
 //! Nothing here reads flags or draws on a terminal.
 
 pub mod error;
+pub mod events;
 pub mod limited_lines;
 pub mod next_step;
 pub mod watch;

@@ -3,6 +3,7 @@
 use crate::content::limits;
 use crate::discovery::responder::{Discoverable, respond};
 use crate::net::{InFlightBudget, Shutdown, Timeouts};
+use crate::report::events;
 use crate::report::next_step;
 use crate::swarm::command::{Answer, Command, PeerList};
 use crate::swarm::discovery::Services;
@@ -78,6 +79,7 @@ pub fn start(config: &ManagerConfig, shutdown: &Shutdown) -> Result<RunningManag
         respond(Discoverable::without_files(services), server.threads(), shutdown);
     }
     log::info!("manager listening on {}, TCP and UDP", server.address());
+    events::listening(server.address());
     log::info!("{}", next_step::share_with_manager(&server.address().into()));
     Ok(RunningManager { server, commands })
 }

@@ -9,6 +9,7 @@ use crate::content::limits::{self, TRACKER_NAME};
 use crate::discovery::responder::{Discoverable, respond};
 use crate::net::{InFlightBudget, Listener, Shutdown, Threads, Timeouts};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ReplicaStore;
@@ -135,6 +136,7 @@ fn start_in(
         respond(Discoverable::without_files(services), threads, shutdown);
     }
     log::info!("tracker listening on {address}, TCP and UDP");
+    events::listening(address);
     match config.keep {
         Some(_) => log::info!("{}", next_step::volunteer(&address.into())),
         None => log::info!("{}", next_step::share_with_tracker(&address.into())),

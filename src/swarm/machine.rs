@@ -7,6 +7,7 @@ use super::Moment;
 use super::command::Answer;
 use super::keeping::{ExecutorTask, TaskOutcome};
 use super::reach::{DialBack, DialResult};
+use crate::content::PeerName;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub enum Effect {
     Note(String),
     /// Write a log line about a peer that left, which had registered from this source address.
     Departure(IpAddr, String),
+    /// Report that a peer joined or left, after the log line about it.
+    Peer(PeerChange),
     /// Write a log line at warning level: the operator should act.
     Warning(String),
     /// Write a log line at error level: data are damaged.
@@ -50,6 +53,17 @@ pub enum Effect {
     DialBack(DialBack),
     /// Answer the command with this number.
     Answer(u64, Answer),
+}
+
+/// A peer that joined or left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerChange {
+    /// Its name.
+    pub name: PeerName,
+    /// The address at which it serves.
+    pub address: SocketAddr,
+    /// It has joined; otherwise it has left.
+    pub has_joined: bool,
 }
 
 /// The state of a daemon that answers requests.

@@ -7,7 +7,7 @@
 use super::Moment;
 use super::command::{Answer, Command, PeerEntry, PeerList, Refusal};
 use super::keeping::TaskOutcome;
-use super::machine::{ConnectionId, Effect, Machine, Origin};
+use super::machine::{ConnectionId, Effect, Machine, Origin, PeerChange};
 use super::membership::{Dialled, Exposure, Leases, Membership, error};
 use super::reach::DialResult;
 use super::registry::{Peer, PeerId, RemovedPeer};
@@ -92,7 +92,7 @@ impl Manager {
         if let TrackerResponse::Registered { role, .. } = &mut joined.response {
             *role = Some(HubRole::Manager);
         }
-        self.effects.extend(joined.note.map(Effect::Note));
+        self.effects.extend(joined.notes);
         self.effects.extend(joined.dials);
         self.changed = true;
         Ok(joined.response)
@@ -103,6 +103,7 @@ impl Manager {
         let RemovedPeer { peer, source, .. } = removed;
         let (name, address, left) = (&peer.name, peer.address, self.peers.count_text());
         self.effects.push(Effect::Departure(*source, format!("{name} at {address} is gone: {why}, {left}")));
+        self.effects.push(Effect::Peer(PeerChange { name: name.clone(), address, has_joined: false }));
     }
 
     /// The list for a requester with this source address, and the message that announces it.

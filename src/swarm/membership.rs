@@ -5,7 +5,7 @@
 //! registered; no IP address has more than its share of the peers.
 
 use super::Moment;
-use super::machine::{ConnectionId, Effect, Origin};
+use super::machine::{ConnectionId, Effect, Origin, PeerChange};
 use super::reach::{Candidates, DialBack, DialResult, DialState, is_dialable};
 use super::registry::{Peer, PeerId, Registry, RemovedPeer};
 use crate::content::fmt::counted;
@@ -55,8 +55,8 @@ pub struct Joined {
     pub response: TrackerResponse,
     /// The peer that had registered over the same connection before, now removed.
     pub replaced: Option<(PeerId, RemovedPeer)>,
-    /// Line for the log; `None` for the second registration of a volunteer.
-    pub note: Option<String>,
+    /// Line for the log, and the report for other programs; none for the second registration of a volunteer.
+    pub notes: Vec<Effect>,
     /// Addresses to dial.
     pub dials: Vec<Effect>,
 }
@@ -173,9 +173,14 @@ impl Membership {
             role: Some(HubRole::Tracker),
         };
         // The log line of a volunteer is its storage offer.
-        let note =
-            (!registration.volunteer).then(|| format!("{name} joined at {address}, {}", self.count_text()));
-        Ok(Joined { id, response, replaced, note, dials })
+        let notes = match registration.volunteer {
+            true => Vec::new(),
+            false => vec![
+                Effect::Note(format!("{name} joined at {address}, {}", self.count_text())),
+                Effect::Peer(PeerChange { name, address, has_joined: true }),
+            ],
+        };
+        Ok(Joined { id, response, replaced, notes, dials })
     }
 
     /// Orders to dial the candidates of a peer.

@@ -19,7 +19,7 @@ pub use keeping::{KeepRules, Remembered};
 use super::Moment;
 use super::keeping::TaskOutcome;
 use super::listing::Listing;
-use super::machine::{ConnectionId, Effect, Machine, Origin};
+use super::machine::{ConnectionId, Effect, Machine, Origin, PeerChange};
 use super::membership::{Dialled, Exposure, Leases, Membership, error, unknown_token};
 use super::reach::DialResult;
 use super::registry::{PeerId, RemovedPeer};
@@ -282,7 +282,7 @@ impl Tracker {
         if let Some((before, removed)) = joined.replaced {
             self.depart(now, before, &removed, Departure::RegisteredAgain);
         }
-        self.effects.extend(joined.note.map(Effect::Note));
+        self.effects.extend(joined.notes);
         self.effects.extend(joined.dials);
         joined.response
     }
@@ -356,6 +356,7 @@ impl Tracker {
             false => format!("{name} at {address} is gone: {why}, {}", self.peers.count_text()),
         };
         self.effects.push(Effect::Departure(*source, text));
+        self.effects.push(Effect::Peer(PeerChange { name: name.clone(), address, has_joined: false }));
         self.volunteer_left(now, id, *expires, how);
         self.restore_own_entries();
         self.leave_sets(now, id, name);

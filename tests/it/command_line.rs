@@ -58,6 +58,8 @@ const EXCEPTIONS: [(&str, &[&str]); 3] =
 struct Told {
     default: String,
     meaning: String,
+    /// Environment variables, which the reference names by their rule.
+    variables: String,
 }
 
 fn run(program: &str, extra: &str) -> Program {
@@ -110,7 +112,9 @@ fn flags_in_help(program: &str) -> BTreeMap<String, Told> {
     let told = |mut text: String| {
         let default = cut(&mut text, "default").unwrap_or_default();
         let _ = (cut(&mut text, "alias"), cut(&mut text, "possible values"));
-        Told { default, meaning: text.trim().to_owned() }
+        let variables = cut(&mut text, "env").unwrap_or_default();
+        let meaning = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Told { default, meaning, variables }
     };
     texts.into_iter().map(|(name, text)| (name, told(text))).collect()
 }
@@ -133,7 +137,7 @@ fn flags_in_reference(program: &str) -> BTreeMap<String, Told> {
             let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
             let (name, _) = long_flag(cells[0]).unwrap();
             let default = if cells[1] == "required" { "" } else { cells[1] };
-            let told = Told { default: default.to_owned(), meaning: cells[2].to_owned() };
+            let told = Told { default: default.to_owned(), meaning: cells[2].to_owned(), ..Told::default() };
             assert!(flags.insert(name, told).is_none(), "{program}: {} is listed twice", cells[0]);
         }
     }
@@ -146,10 +150,35 @@ fn the_reference_lists_the_flags_of_help_with_default_and_meaning() {
         let (help, reference) = (flags_in_help(program), flags_in_reference(program));
         assert!(help.len() > 4 && help.contains_key("--log-file"), "{program}: {help:?}");
         for (name, told) in &help {
-            assert_eq!(Some(told), reference.get(name), "{program} {name}: help, and the reference");
+            let shown = |told: &Told| (told.default.clone(), told.meaning.clone());
+            let wanted = reference.get(name).map(shown);
+            assert_eq!(Some(shown(told)), wanted, "{program} {name}: help, and the reference");
         }
         for name in reference.keys() {
             assert!(help.contains_key(name), "{program} has no flag {name}");
+        }
+    }
+}
+
+#[test]
+fn help_names_the_variables_of_each_setting_and_none_for_actions() {
+    const COMMON: [&str; 4] = ["tracker", "manager", "log-file", "no-discovery"];
+    // The reference lists the actions.
+    let text = reference();
+    let actions = text.split("have no variable: ").nth(1).unwrap().split(". A variable").next().unwrap();
+    let actions: Vec<&str> = actions.split('`').filter(|word| word.starts_with("--")).collect();
+    assert!(actions.len() > 10, "{actions:?}");
+    for program in PROGRAMS.into_iter().chain(OWNER_COMMANDS) {
+        for (name, told) in flags_in_help(program) {
+            if actions.contains(&name.as_str()) || ["--help", "--version"].contains(&name.as_str()) {
+                assert_eq!(told.variables, "", "{program} {name}");
+                continue;
+            }
+            let flag = name.trim_start_matches('-');
+            let upper = flag.replace('-', "_").to_uppercase();
+            let own = format!("SHOAL_{}_{upper}", program.split(' ').next().unwrap().to_uppercase());
+            let wanted = if COMMON.contains(&flag) { format!("{own}, SHOAL_{upper}") } else { own };
+            assert_eq!(told.variables, wanted, "{program} {name}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! file must still be complete. `tests/hostile/run` runs twenty seeds; two of them run with the other tests.
 
 use crate::common::network::Network;
-use crate::common::{PATIENCE, assert_holds, place, random_bytes, subfolder, write};
+use crate::common::{PATIENCE, assert_holds, clear_variables, place, random_bytes, subfolder, write};
 use shoal::protocol::status::Status;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,6 +31,7 @@ struct World<'a> {
 impl World<'_> {
     fn command(&self, host: char, program: impl AsRef<Path>) -> Command {
         let mut command = self.network.command(Some(host));
+        clear_variables(&mut command);
         command.args(["env", "-C"]).arg(self.dir).arg(program.as_ref());
         command.env("XDG_STATE_HOME", self.dir.join("state-home"));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -70,7 +71,8 @@ impl World<'_> {
         let mut command = self.command('A', env!("CARGO_BIN_EXE_tracker"));
         command.args(["status", "--json", "--tracker", TRACKER, "--log-file", "status.log"]);
         let output = command.stdout(Stdio::piped()).output().unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        // The first line is the version.
+        serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').nth(1)?).ok()
     }
 
     #[track_caller]

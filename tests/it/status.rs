@@ -17,7 +17,8 @@ fn a_tracker_without_files_shows_its_peers_and_their_files() {
     status.wait_for("the table", |line| line.starts_with("a.bin  1.0 MiB"));
     let mut status = Program::start("tracker", &["status", "--json", "--tracker", &at], dir);
     status.ends_with(0);
-    let told: serde_json::Value = serde_json::from_str(&status.stdout().join("\n")).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&status.stdout()[1]).unwrap();
+    assert_eq!(told["type"], "status");
     assert_eq!((&told["kind"], &told["peers_known"]), (&"tracker".into(), &1.into()), "{told}");
     assert_eq!(told["offered_files"][0]["name"], "a.bin", "{told}");
 }

@@ -8,7 +8,7 @@ pub use super::handler::{CommandHandler, LoopEnd};
 use super::editor::{Complete, Editor, Input};
 use super::script;
 use crate::cli::job_control::{self, Ground, JobTerminal, ShownPrompt};
-use crate::cli::{Console, terminal};
+use crate::cli::{Console, json, terminal};
 use crate::net::Shutdown;
 use crate::report::RoleError;
 use crossbeam_channel::Receiver;
@@ -19,9 +19,9 @@ use std::time::Duration;
 /// Interval at which a program in the background looks whether it has returned to the foreground.
 const FOREGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Whether standard input and standard output are terminals.
+/// Whether standard input and standard output are terminals, and not for JSON.
 pub fn has_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !json::is_active()
 }
 
 /// Reads and executes lines until the user quits or a shutdown. A pipe or file has no prompt.
@@ -36,10 +36,10 @@ pub fn run(
     failed: &Receiver<RoleError>,
     shutdown: &Shutdown,
 ) -> Result<LoopEnd, RoleError> {
-    match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
-        (true, true) => run_at_terminal(prompt, complete, console, handler, failed, shutdown),
-        (true, false) => Ok(LoopEnd::InputLost),
-        (false, _) => script::run(handler, failed, shutdown),
+    match io::stdin().is_terminal() {
+        true if has_terminal() => run_at_terminal(prompt, complete, console, handler, failed, shutdown),
+        true => Ok(LoopEnd::InputLost),
+        false => script::run(handler, failed, shutdown),
     }
 }
 
@@ -197,9 +197,12 @@ fn on_input(input: Input, handler: &mut dyn CommandHandler, interrupted: &mut bo
     }
 }
 
-/// Prints to standard output. Only while no line is being read.
+/// Prints to standard output, or with `--json` to stderr. Only while no line is being read.
 pub fn print(text: &str) {
     use std::io::Write;
+    if json::is_active() {
+        return drop(io::stderr().lock().write_all(text.as_bytes()));
+    }
     let mut out = io::stdout().lock();
     // A write error is ignored: a closed terminal does not stop the daemon.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

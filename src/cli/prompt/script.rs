@@ -6,7 +6,7 @@
 
 use super::handler::{CommandHandler, LoopEnd};
 use crate::net::{Shutdown, Threads};
-use crate::report::{Fault, RoleError};
+use crate::report::{Fault, RoleError, events};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -77,6 +77,7 @@ fn execute(
         };
         if let Err(error) = result {
             error.text.lines().for_each(|text| log::error!("line {number} of standard input: {text}"));
+            events::failed(&error);
             first_fault.get_or_insert(error.fault);
         }
     }

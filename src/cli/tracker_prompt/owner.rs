@@ -1,7 +1,9 @@
 //! Commands of the owner from the command line, such as `tracker approve`: clients of the control socket.
 
 use super::show;
+use crate::cli::json;
 use crate::net::Shutdown;
+use crate::report::events::{self, Event};
 use crate::report::{Fault, RoleError};
 use crate::swarm::command::{Answer, Command, Refusal, Verification};
 use crate::tracker::control::{self, ControlError};
@@ -23,6 +25,10 @@ pub fn run(state: &Path, command: &Command, shutdown: &Shutdown) -> Result<(), R
         RoleError::from_error(fault, error)
     })?;
     let Some(fault) = fault(&answer) else {
+        if json::is_active() {
+            events::emit(|| Event::Answer(answer));
+            return Ok(());
+        }
         // A reader such as `head` may close the pipe early: a write error is ignored.
         let _ = io::stdout().lock().write_all(show::answer(&answer).as_bytes());
         return Ok(());

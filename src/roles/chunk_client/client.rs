@@ -23,6 +23,7 @@ use crate::protocol::set_report::WaitingChunk;
 use crate::protocol::tracker::{Claim, SetKey, TrackerResponse};
 use crate::protocol::{ErrorCode, PeerAddress};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events::{self, Event};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkFolder, ChunkSource, HeldChunk};
 use crate::swarm::Moment;
@@ -540,6 +541,11 @@ impl<'a> ChunkClient<'a> {
                 counted(count.into(), "chunk"),
                 self.set.set
             );
+            events::emit(|| Event::FolderComplete {
+                path: self.folder.path().to_owned(),
+                set: self.set.set.to_string(),
+                chunks: count,
+            });
             self.join.start(&self.folder)?;
         }
         Ok(())

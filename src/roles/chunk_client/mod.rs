@@ -27,6 +27,7 @@ use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads};
 use crate::protocol::tracker::SetKey;
 use crate::report::LimitedLines;
 use crate::report::error::RoleError;
+use crate::report::events;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::storage::ChunkFolder;
@@ -149,6 +150,7 @@ fn serve_and_download(
     };
     let presence = Presence::new(presence, listening, offers.registrations().clone());
     log::info!("{} listening on {address}", config.name);
+    events::listening(address);
     let held = folder.held();
     log::info!("{} holds {} of {} chunks", folder.path().display(), held.len(), set.count);
     log::info!("{}", next_step::join_set(&config.set, &config.tracker));

@@ -19,6 +19,7 @@ use crate::net::{Endpoint, Listener, RateLimit, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{FoundFile, PeerSummary, TrackerRequest};
 use crate::report::LimitedLines;
 use crate::report::error::{Fault, RoleError};
+use crate::report::events::{self, PeerState};
 use crate::report::watch::{TotalProgress, Watch};
 use crate::roles::discoverable::of_peer;
 use crate::roles::on_complete::OnComplete;
@@ -142,6 +143,7 @@ impl Member {
             respond(of_peer(listening.clone(), offers.clone()), threads, shutdown);
         }
         log::info!("{} listening on {address}", config.name);
+        events::listening(address);
         let (failures, failed) = bounded(1);
         let presence = PresenceConfig {
             name: config.name.clone(),
@@ -467,10 +469,12 @@ impl PeerDirectory {
         for gone in known.iter().filter(|peer| !is_listed(peer, &peers)) {
             let line = || format!("{} at {} disconnected", gone.name, gone.address);
             self.lines.info(gone.address.first().ip(), LineKind::Departures, line);
+            events::peer(&gone.name, gone.address.clone(), PeerState::Left);
         }
         for new in peers.iter().filter(|peer| !is_listed(peer, &known)) {
             let line = || format!("{} at {} connected", new.name, new.address);
             self.lines.info(new.address.first().ip(), LineKind::Joins, line);
+            events::peer(&new.name, new.address.clone(), PeerState::Joined);
         }
         if known.len() != peers.len() || peers.iter().any(|peer| !is_listed(peer, &known)) {
             log::info!("{} active", counted(peers.len() as u64, "other peer"));

@@ -16,6 +16,7 @@ use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::Fault;
 use crate::report::RoleError;
+use crate::report::events;
 use crate::report::next_step;
 use crate::report::watch::{DOWNLOADING, FileProgress, Watch};
 use crate::storage::shared_folder::FolderChange;
@@ -191,6 +192,7 @@ impl Transfer {
                     _ => log::Level::Error,
                 };
                 error.text.lines().for_each(|line| log::log!(level, "{line}"));
+                events::failed(&error);
                 let mut state = self.state();
                 state.took = state.began.map(|began| began.elapsed());
                 state.stage = Stage::Failed(error.fault, error.text);
@@ -363,6 +365,8 @@ fn run(inner: &Inner, transfer: &Transfer) -> Result<(), RoleError> {
     }
     transfer.completed();
     log::info!(target: RESULT_TARGET, "Successfully downloaded {}", file.file.name);
+    let FileSummary { id, name, size, chunks } = &file.file;
+    events::completed(*id, name, (*size, *chunks), &file.path);
     if let Some(on_complete) = &inner.on_complete {
         on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);
     }

@@ -7,7 +7,9 @@ use crate::download::job::{self, DownloadOrder, Downloaded, ExistingData};
 use crate::download::locate::locate;
 use crate::download::ticket_finder::{TicketFinder, TicketTrackers};
 use crate::protocol::PeerAddress;
+use crate::protocol::file_summary::FileSummary;
 use crate::report::error::{Fault, RoleError};
+use crate::report::events;
 use crate::report::watch::FileProgress;
 use crate::storage::Verify;
 use crate::tracker_client::announcer::Outage;
@@ -61,6 +63,8 @@ impl Leecher<'_> {
         let file = result?;
         self.finished.insert(path, id);
         (self.done)(&file);
+        let FileSummary { name, size, chunks, .. } = &file.file;
+        events::completed(id, name, (*size, *chunks), &file.path);
         if let Some(on_complete) = &self.on_complete {
             on_complete.completed(&file.path, file.file.name.as_str(), file.file.id);
         }

@@ -21,6 +21,7 @@ use crate::download::job::{DownloadOrder, Downloaded, no_folder};
 use crate::download::selection::{SelectionWait, select};
 use crate::net::{Endpoint, Listener, PortRange, Shutdown, Threads, UdpClient, running_time};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events;
 use crate::report::watch::{TotalProgress, Watch};
 use crate::roles::on_complete::OnComplete;
 use crate::tracker_client::announcer::Outage;
@@ -335,6 +336,7 @@ impl Results {
     /// Counts and logs a failure.
     fn failed(&mut self, error: &RoleError) {
         error.text.lines().for_each(|line| log::error!("{line}"));
+        events::failed(error);
         self.count += 1;
         self.failed += 1;
         self.last_fault = Some(error.fault);

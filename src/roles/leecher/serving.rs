@@ -9,6 +9,7 @@ use crate::download::destination::Destination;
 use crate::download::job::{Downloaded, ServingContext};
 use crate::net::{Listener, Shutdown, Threads};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events;
 use crate::roles::seeder::default_name;
 use crate::storage::ChunkSource;
 use crate::tracker_client::presence::{Presence, PresenceConfig};
@@ -109,6 +110,7 @@ impl<'a> Serving<'a> {
                 let listening =
                     serve(listener, offers.clone(), &config.serve, discovered, &threads, &shutdown)?;
                 log::info!("leecher listening on {address}");
+                events::listening(address);
                 let presence = PresenceConfig {
                     name: self.name.clone(),
                     advertise: config.advertise,

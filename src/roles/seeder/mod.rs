@@ -21,6 +21,7 @@ use crate::discovery::responder::respond;
 use crate::net::{BindError, Endpoint, Listener, Listening, PortRange, Shutdown, Threads, UdpClient};
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events;
 use crate::report::next_step;
 use crate::report::watch::Watch;
 use crate::roles::discoverable::of_peer;
@@ -118,8 +119,9 @@ pub fn run(config: SeederConfig, watch: &dyn Watch, shutdown: &Shutdown) -> Resu
     let result = seeder.serve_until((listener, socket), files);
     shutdown.trigger();
     threads.join();
-    watch.receivers(&DistributionView::default());
     let view = offers.receivers().view();
+    watch.receivers(&view);
+    watch.receivers(&DistributionView::default());
     if view.known > 0 {
         log::info!("{}", progress::result(&view));
     }
@@ -198,6 +200,7 @@ impl Seeder<'_> {
             ),
             _ => log::info!("seeder listening on {address}"),
         }
+        events::listening(address);
         let (failures, failed) = bounded(1);
         let name = config.name.clone().map_or_else(|| default_name("seeder", address.port()), Ok)?;
         let presence = PresenceConfig {

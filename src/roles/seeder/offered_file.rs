@@ -5,6 +5,7 @@ use crate::content::FileName;
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::RoleError;
+use crate::report::events::{self, Event, FileEvent, FileState};
 use crate::report::watch::Watch;
 use crate::storage::{ChunkSource, CompleteFile, FileStamp};
 use crate::upload::offers::{Offer, Offers};
@@ -67,6 +68,7 @@ impl OfferedFile {
     pub(super) fn offer(&mut self) {
         let file = summary_of(&self.name, &self.file);
         let FileSummary { id, name, size, chunks } = file.clone();
+        events::emit(|| Event::File(FileEvent::new(FileState::Offered, file.clone())));
         self.offers.offer(Offer { file, source: self.file.clone() });
         self.offered = true;
         let chunks = if chunks == 1 { "1 chunk".to_owned() } else { format!("{chunks} chunks") };

@@ -5,6 +5,7 @@ use crate::content::FileId;
 use crate::content::limits::TICKET_PEERS_MAX;
 use crate::net::{Endpoint, ticket_addresses};
 use crate::protocol::tracker::FileSummary;
+use crate::report::events::{self, Event, FileEvent, FileState};
 use crate::report::watch::Watch;
 use crate::tracker_client::ticket::Ticket;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -50,8 +51,12 @@ impl Tickets {
             self.warn(is_local, listening);
             return;
         }
-        let tickets = files.iter().map(|file| self.ticket(file, &peers).to_string());
-        watch.result(&format!("leecher {}", tickets.collect::<Vec<_>>().join(" ")));
+        let tickets: Vec<String> = files.iter().map(|file| self.ticket(file, &peers).to_string()).collect();
+        watch.result(&format!("leecher {}", tickets.join(" ")));
+        for (file, ticket) in files.iter().zip(tickets) {
+            let file = FileEvent::new(FileState::Offered, file.clone());
+            events::emit(|| Event::File(FileEvent { ticket: Some(ticket), ..file }));
+        }
         self.printed = files.into_iter().map(|file| file.id).collect();
         self.has_warned = false;
     }

@@ -8,10 +8,11 @@ use super::{Event, ExecutorChannels};
 use crate::content::limits;
 use crate::protocol::ErrorCode;
 use crate::protocol::tracker::{TrackerRequest, TrackerResponse};
+use crate::report::events::{self, PeerState};
 use crate::swarm::Moment;
 use crate::swarm::keeping::TaskOutcome;
 use crate::swarm::line_limit::{LineKind, LineLimit};
-use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin};
+use crate::swarm::machine::{ConnectionId, Effect, Machine, Origin, PeerChange};
 use crate::swarm::reach::DialResult;
 use crate::sync::RunningClock;
 use log::Level;
@@ -43,6 +44,8 @@ pub(super) struct State<M> {
     lines: LineLimit,
     /// The source address that causes the log lines of the present effects, and their kind; `None` for this program.
     cause: Option<(IpAddr, LineKind)>,
+    /// Whether the last limited log line was within the limit.
+    was_allowed: bool,
 }
 
 impl<M: Machine> State<M> {
@@ -60,6 +63,7 @@ impl<M: Machine> State<M> {
             batch: Vec::new(),
             lines: LineLimit::default(),
             cause: None,
+            was_allowed: true,
         }
     }
 
@@ -213,6 +217,7 @@ impl<M: Machine> State<M> {
                 log::log!(self.note_level, "{text}");
             }
             Effect::Event(_) | Effect::Note(_) | Effect::Departure(..) => {}
+            Effect::Peer(change) => self.report_peer(change),
             Effect::Warning(text) => log::warn!("{text}"),
             Effect::Error(text) => log::error!("{text}"),
             Effect::Task(task) => self.channels.tasks.queue(task),
@@ -223,7 +228,16 @@ impl<M: Machine> State<M> {
 
     fn allows_line(&mut self, cause: Option<(IpAddr, LineKind)>) -> bool {
         let now = self.clock.now();
-        cause.is_none_or(|(source, kind)| self.lines.allow(now, source, kind))
+        self.was_allowed = cause.is_none_or(|(source, kind)| self.lines.allow(now, source, kind));
+        self.was_allowed
+    }
+
+    /// Reports a peer to other programs, within the limit on log lines.
+    fn report_peer(&self, change: PeerChange) {
+        if self.was_allowed && self.note_level == Level::Info {
+            let state = if change.has_joined { PeerState::Joined } else { PeerState::Left };
+            events::peer(&change.name, change.address.into(), state);
+        }
     }
 
     fn send(&mut self, id: ConnectionId, outgoing: Outgoing) {

@@ -109,6 +109,14 @@ fn binary(name: &str) -> &'static str {
     }
 }
 
+/// Removes the settings of the user from the environment of a command.
+pub fn clear_variables(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("SHOAL_")) {
+        command.env_remove(name);
+    }
+}
+
 /// A running program.
 pub struct Program {
     command_line: String,
@@ -143,6 +151,7 @@ impl Program {
                 command
             }
         };
+        clear_variables(&mut command);
         let mut child = command
             .args(args)
             .current_dir(cwd)

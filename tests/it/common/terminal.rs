@@ -76,6 +76,7 @@ impl AtTerminal {
     fn start_with(mut command: Command, dir: &Path, args: &[&str], (columns, rows): (u16, u16)) -> Self {
         let (keys, screen) = open(Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
         let end = || screen.try_clone().unwrap();
+        super::clear_variables(&mut command);
         let child = command
             .args(args)
             .current_dir(dir)

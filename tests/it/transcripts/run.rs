@@ -4,7 +4,7 @@ use super::matching;
 use super::parse::{Expected, Input, Scenario, Step};
 use super::screen::Screen;
 use crate::common::network::Network;
-use crate::common::{FAULT, PATIENCE, terminal};
+use crate::common::{FAULT, PATIENCE, clear_variables, terminal};
 use rustix::termios::Winsize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -103,6 +103,7 @@ impl Terminal {
         let (keys, programs) = terminal::open(SIZE);
         let end = || programs.try_clone().unwrap();
         let mut command: Command = network.command(step.host());
+        clear_variables(&mut command);
         let shell = command
             .args(["env", "-C"])
             .arg(folder)

@@ -169,6 +169,7 @@ impl World {
                 Effect::Note(text) | Effect::Departure(_, text) | Effect::Warning(text) => {
                     self.notes.push(text);
                 }
+                Effect::Peer(_) => {}
                 Effect::Error(text) => self.errors.push(text),
                 Effect::Answer(_, answer) => self.answers.push(answer),
                 Effect::Task(task) => {
