@@ -4,6 +4,7 @@
 //! documented in `docs/json.md`. Invariant: it only grows; a type, a field or a value is never renamed or removed.
 
 use super::error::{Fault, RoleError};
+use crate::content::tree::{Entry, EntryKind};
 use crate::content::{FileId, FileName, PeerName};
 use crate::protocol::PeerAddress;
 use crate::protocol::file_summary::FileSummary;
@@ -39,6 +40,8 @@ pub enum Event {
     },
     /// A file is offered, was found, or is listed.
     File(FileEvent),
+    /// An entry of a folder, listed.
+    Entry(EntryEvent),
     /// Progress of an operation such as a download.
     Progress {
         /// Name of the file of a download, or a description of another operation, such as `hashing a.bin`.
@@ -97,6 +100,39 @@ pub enum Event {
         /// Exit code of the process.
         code: u8,
     },
+}
+
+/// An entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EntryEvent {
+    /// Path in the folder; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// `directory`, `file`, `link` or `hard_link`.
+    pub kind: &'static str,
+    /// Size of a file, bytes; 0 for other kinds.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u16,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
+    /// Target of a link, path of the file of a hard link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl EntryEvent {
+    /// The event for an entry.
+    pub fn new(entry: &Entry) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (kind, size, target) = match &entry.kind {
+            EntryKind::Directory => ("directory", 0, None),
+            EntryKind::File { size, .. } => ("file", *size, None),
+            EntryKind::Link { target } => ("link", 0, Some(text(target))),
+            EntryKind::HardLink { to } => ("hard_link", 0, Some(text(to.bytes()))),
+        };
+        let (path, modified) = (text(entry.path.bytes()), entry.modified.seconds);
+        Self { path, kind, size, mode: entry.mode, modified, target }
+    }
 }
 
 /// The reason of a [`FileEvent`].
@@ -267,6 +303,7 @@ pub fn completed(id: FileId, name: &FileName, (size, chunks): (u64, u32), path: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::tree::{Mtime, TreePath};
 
     fn file() -> FileSummary {
         FileSummary { id: FileId([7; 32]), name: FileName::new("a b.bin").unwrap(), size: 9, chunks: 1 }
@@ -312,6 +349,27 @@ mod tests {
                 format!(
                     r#"{{"type":"file","state":"listed","id":"{id}","name":"a b.bin","size":9,"chunks":1,"complete_holders":2,"partial_holders":1,"ticket":"shoal:07"}}"#
                 ),
+            ),
+            (
+                Event::Entry(EntryEvent::new(&Entry {
+                    path: TreePath::new(&b"a/b"[..]).unwrap(),
+                    mode: 0o644,
+                    modified: Mtime { seconds: 7, nanoseconds: 1 },
+                    owner: None,
+                    kind: EntryKind::File { size: 9, holes: Vec::new() },
+                })),
+                r#"{"type":"entry","path":"a/b","kind":"file","size":9,"mode":420,"modified":7}"#.to_owned(),
+            ),
+            (
+                Event::Entry(EntryEvent::new(&Entry {
+                    path: TreePath::new(&b"c"[..]).unwrap(),
+                    mode: 0o777,
+                    modified: Mtime { seconds: -1, nanoseconds: 0 },
+                    owner: None,
+                    kind: EntryKind::Link { target: b"a/b".to_vec() },
+                })),
+                r#"{"type":"entry","path":"c","kind":"link","size":0,"mode":511,"modified":-1,"target":"a/b"}"#
+                    .to_owned(),
             ),
             (
                 progress,

@@ -1,10 +1,11 @@
 //! Entries of an offered folder: its index is downloaded, and nothing else.
 
 use super::Leecher;
-use crate::content::tree::{Entry, EntryKind, Escaped, PathFilter, TreeIndex};
+use crate::content::tree::{Entry, EntryKind, Escaped};
 use crate::download::finder::Finder;
 use crate::download::job::{self, DownloadOrder, Located};
 use crate::report::error::{Fault, RoleError};
+use crate::report::events::{self, EntryEvent, Event};
 use crate::report::watch::Watch;
 
 impl Leecher<'_> {
@@ -20,7 +21,12 @@ impl Leecher<'_> {
         let folder = tempfile::tempdir()?;
         match job::fetch_index(order, located, folder.path(), finder, watch, self.shutdown)? {
             Some(index) => {
-                lines(&index, &order.tree.filter).for_each(|line| self.watch.result(&line));
+                for entry in index.entries().filter(|entry| order.tree.filter.selects(&entry.path)) {
+                    match events::are_wanted() {
+                        true => events::emit(|| Event::Entry(EntryEvent::new(&entry))),
+                        false => self.watch.result(&line(&entry)),
+                    }
+                }
                 Ok(())
             }
             None => Err(RoleError::new(
@@ -31,11 +37,7 @@ impl Leecher<'_> {
     }
 }
 
-/// A line for each wanted entry: kind and permissions, size, modification time in UTC, path.
-fn lines(index: &TreeIndex, filter: &PathFilter) -> impl Iterator<Item = String> {
-    index.entries().filter(|entry| filter.selects(&entry.path)).map(|entry| line(&entry))
-}
-
+/// The line of an entry: kind and permissions, size, modification time in UTC, path.
 fn line(entry: &Entry) -> String {
     let (kind, size, end) = match &entry.kind {
         EntryKind::Directory => ('d', 0, "/".to_owned()),

@@ -7,6 +7,7 @@ use crate::content::tree::{EntryKind, Escaped, leads_outside};
 use crate::net::Shutdown;
 use crate::protocol::tracker::FileSummary;
 use crate::report::error::{Fault, RoleError};
+use crate::report::events::{self, Event, FileEvent, FileState};
 use crate::report::watch::Watch;
 use crate::storage::tree::{PublishError, RefusedEntry, ScanOptions, TreeScan, TreeSource};
 use crate::upload::offers::{Offer, Offers};
@@ -77,6 +78,7 @@ impl OfferedTree {
     pub(super) fn offer(&mut self) {
         let file = self.summary();
         let FileSummary { id, name, size, chunks } = file.clone();
+        events::emit(|| Event::File(FileEvent::new(FileState::Offered, file.clone())));
         self.offers.offer(Offer { file, source: self.source.clone() });
         let entries = counted(u64::from(self.source.content().index().count()) - 1, "entry");
         log::info!(
