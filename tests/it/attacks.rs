@@ -244,7 +244,7 @@ impl Attacker {
                 file,
                 size: self.number(),
                 chunk_size: self.number() as u32,
-                index: (self.number() % 2 == 0).then(|| self.number()),
+                index: self.number().is_multiple_of(2).then(|| self.number()),
                 length: self.number(),
                 mode: None,
             },

@@ -4,7 +4,7 @@
 //! in the order of the index and without the holes. The offset of each file in the stream is derived from the sizes in
 //! the index ([`TreeContent`]) and stored nowhere, so a new modification time changes the chunk of that entry only.
 //!
-//! Small files share a chunk. The boundaries depend on hashes of the paths ([`boundaries`]), so that an added or removed
+//! Small files share a chunk. The boundaries depend on hashes of the paths (`boundaries.rs`), so that an added or removed
 //! file changes few chunks.
 
 mod boundaries;

@@ -100,8 +100,11 @@ fn many(count: u64) -> Files {
         .collect()
 }
 
+/// Contents of the chunks of the index, and of the content: each piece with the number of its file.
+type Chunks = (BTreeSet<Vec<u8>>, BTreeSet<Vec<(u64, Piece)>>);
+
 /// What the digests of the chunks depend on: the index, and each piece with the content of its file.
-fn chunks(files: &Files, touched: Option<&str>) -> (BTreeSet<Vec<u8>>, BTreeSet<Vec<(u64, Piece)>>) {
+fn chunks(files: &Files, touched: Option<&str>) -> Chunks {
     let mut directories: BTreeMap<String, u64> = BTreeMap::new();
     for (path, (_, number)) in files {
         // As a file system does: a changed list of names changes the modification time of the directory.
@@ -141,9 +144,7 @@ fn a_change_of_one_small_file_changes_few_chunks() {
     let before = many(COUNT);
     let old = chunks(&before, None);
     assert!(old.0.len() > 5 && old.1.len() > 150, "{} and {}", old.0.len(), old.1.len());
-    let changed = |new: &(BTreeSet<Vec<u8>>, BTreeSet<Vec<(u64, Piece)>>)| {
-        (new.0.difference(&old.0).count(), new.1.difference(&old.1).count())
-    };
+    let changed = |new: &Chunks| (new.0.difference(&old.0).count(), new.1.difference(&old.1).count());
     for number in (0..COUNT).step_by(1_499) {
         let path = format!("d{:02}/file{number}", number % 40);
         let with = |change: &dyn Fn(&mut Files)| {

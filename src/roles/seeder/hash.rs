@@ -32,7 +32,7 @@ pub(super) fn hash(
     watch.begin(&format!("hashing {name}"), size, 0);
     let file = CompleteFile::publish_input(path, spool, chunk_size, &hashed, &stop);
     watch.end();
-    file.map_err(|error| explained(error))
+    file.map_err(explained)
 }
 
 /// Reads standard input or a FIFO to its end into a temporary file.

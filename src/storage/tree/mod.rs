@@ -1,7 +1,7 @@
 //! Folders on disk: scan, publication, and the source of the chunks of a published folder.
 //!
 //! All entries are reached from an open directory descriptor of the root, without following a link
-//! ([`beneath`]), so that a link that another program plants meanwhile leads nowhere.
+//! (`beneath.rs`), so that a link that another program plants meanwhile leads nowhere.
 
 pub(super) mod beneath;
 mod files;

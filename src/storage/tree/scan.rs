@@ -63,8 +63,8 @@ pub(super) struct Stamp {
 
 impl Stamp {
     fn of(stat: &Stat) -> Self {
-        let changed = (stat.st_ctime as i64, stat.st_ctime_nsec as u32);
-        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64, changed }
+        let changed = (stat.st_ctime, stat.st_ctime_nsec as u32);
+        Self { device: stat.st_dev, inode: stat.st_ino, changed }
     }
 
     /// Whether a file with this metadata is still the one of the stamp and the entry.
@@ -135,7 +135,7 @@ impl TreeScan {
         let walk = Walk {
             root: root.into(),
             options,
-            omitted_file: omitted.map(|stat| (stat.st_dev as u64, stat.st_ino as u64)),
+            omitted_file: omitted.map(|stat| (stat.st_dev, stat.st_ino)),
             is_superuser: rustix::process::geteuid().is_root(),
             result: Mutex::default(),
         };
@@ -418,7 +418,7 @@ impl Walk<'_> {
 }
 
 fn modified(stat: &Stat) -> Mtime {
-    Mtime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 }
+    Mtime { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
 
 fn unreadable(error: &io::Error) -> String {
