@@ -24,10 +24,10 @@ pub struct PublishTreeFlags {
     /// [default: they are an error]
     #[arg(long, help_heading = FILES)]
     skip_special: bool,
-    /// Record user id and group id of each entry of a folder
+    /// Transfer the owners of a folder's entries, too: user ids and group ids, which only a privileged receiver can set
     #[arg(long, help_heading = FILES)]
     owners: bool,
-    /// Symbolic links of a folder, inside or any: receivers refuse those that lead outside unless they say --links any, too
+    /// Symbolic links that a folder may have: those that lead to places inside it, or any
     #[arg(long, value_name = "RULE", default_value = "inside", hide_possible_values = true, help_heading = FILES)]
     links: LinksRule,
     /// Largest number of entries of a folder
@@ -56,9 +56,9 @@ pub struct ReceiveTreeFlags {
     #[arg(long, value_name = "GLOB", help_heading = FILES)]
     exclude: Vec<PathPattern>,
     /// Symbolic links that a folder may have: those that lead to places inside it, or any
-    #[arg(long, value_name = "RULE", default_value = "inside", help_heading = FILES)]
+    #[arg(long, value_name = "RULE", default_value = "inside", hide_possible_values = true, help_heading = FILES)]
     links: LinksRule,
-    /// Give the entries of a folder the owners that it states; needs the permission to do so
+    /// Transfer the owners of a folder's entries, too: user ids and group ids, which only a privileged receiver can set
     #[arg(long, help_heading = FILES)]
     owners: bool,
     /// Largest number of entries of a folder
