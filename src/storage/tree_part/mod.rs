@@ -1,8 +1,8 @@
 //! Folder that is received: a tree in progress, and the complete tree afterwards.
 //!
 //! The chunks of the index come first; then [`prepare`](TreePart::prepare) checks it and compares an existing folder, and
-//! the content follows. Pieces of chunks are written straight into the files of a [staging](staging) folder, which is renamed
-//! once to the target. An existing folder is changed only on request, file by file, with a journal ([`replacement`]).
+//! the content follows. Pieces of chunks are written straight into the files of a staging folder, which is renamed
+//! once to the target. An existing folder is changed only on request, file by file, with a journal (`replacement`).
 //!
 //! Invariants: nothing outside the staging folder is written before all content is verified; a resume file never lists a
 //! chunk before its pieces are in the staged files; a chunk of which a piece is not wanted is never served.
