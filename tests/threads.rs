@@ -57,8 +57,8 @@ fn server(start: impl FnOnce(&ServerConfig, &Shutdown) -> SwarmServer) {
     let server = start(&config, &shutdown);
     let mut wires: Vec<Wire> = (0..9).map(|_| Wire::connect(server.address())).collect();
     for wire in &mut wires[1..] {
-        wire.send(&TrackerRequest::Hello { version: 4 }).unwrap();
-        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 4 }));
+        wire.send(&TrackerRequest::Hello { version: 5 }).unwrap();
+        assert_eq!(wire.message(), Some(TrackerResponse::Hello { version: 5 }));
     }
     drop(wires.pop());
     shutdown.trigger();

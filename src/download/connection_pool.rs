@@ -127,7 +127,7 @@ mod tests {
                 return None;
             }
             let PeerRequest::Chunk { file, index } = request else {
-                writer.send(&PeerResponse::Hello { version: 4, site: None }).ok()?;
+                writer.send(&PeerResponse::Hello { version: 5, site: None }).ok()?;
                 continue;
             };
             let bytes: &[u8] = match index.0 {
