@@ -109,7 +109,9 @@ def receive(options, programs, title):
         port = free_port()
         config = os.path.join(programs.folder, "rsyncd.conf")
         with open(config, "w") as file:
-            file.write(f"use chroot = no\naddress = 127.0.0.1\nport = {port}\nlog file = /dev/null\n"
+            # A daemon of root would read as nobody.
+            user = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+            file.write(f"use chroot = no\naddress = 127.0.0.1\nport = {port}\nlog file = /dev/null\n{user}"
                        f"[data]\npath = {programs.folder}\n")
         rsync = Server(["rsync", "--daemon", "--no-detach", f"--config={config}"],
                        os.path.join(programs.folder, "rsync.out"), programs.folder)
@@ -124,9 +126,10 @@ def receive(options, programs, title):
                 send = f"tar cf - -C {programs.folder} tree | nc -l 127.0.0.1 {port} -N"
                 sender = subprocess.Popen(["/bin/bash", "-c", send])
                 try:
-                    get = (f"until nc -d 127.0.0.1 {port} > fifo 2>/dev/null; do sleep 0.01; done & "
-                           f"tee >(openssl sha256 > sum) < fifo | tar xf - && wait")
-                    return programs.timed(["/bin/bash", "-c", f"set -e -o pipefail; mkfifo fifo; {get}; rm -f fifo sum"], True)
+                    ready = f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.01; done"
+                    get = f"nc -d 127.0.0.1 {port} | tee >(openssl sha256 > sum) | tar xf -"
+                    script = f"set -e -o pipefail; {ready}; {get}; rm -f sum"
+                    return programs.timed(["/bin/bash", "-c", script], True)
                 finally:
                     sender.wait()
 
