@@ -2,7 +2,7 @@
 //!
 //! Text for people then goes to stderr, and there is no prompt. The first line is `version`, the last line is always `exit`
 //! with the exit code, also after a usage error and a second Ctrl-C. Invariant: a reader that does not read does not stop
-//! the program: at most [`PENDING_BYTES_MAX`] wait for it, and events above that are left out as a whole.
+//! the program: at most 1 MiB wait for it, and events above that are left out as a whole.
 
 use super::ExitCode;
 use super::patient_write::{PIPE_BYTES, takes};
