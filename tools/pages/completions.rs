@@ -9,6 +9,7 @@ pub(crate) fn of(program: &Command, name: &str, shell: Shell) -> String {
     let mut script = Vec::new();
     generate(shell, &mut command, name, &mut script);
     let script = String::from_utf8_lossy(&script);
+    let script = if shell == Shell::Zsh { on_one_line(&script) } else { script.into_owned() };
     let lines = script.lines().map(|line| match shell {
         Shell::Bash => bash(line),
         Shell::Zsh => zsh(line),
@@ -32,6 +33,25 @@ fn bash(line: &str) -> String {
         Some(flag) if is_long(flag) => line.replace(flag, &format!("{flag} | {}", &flag[1..])),
         _ => line.to_owned(),
     }
+}
+
+/// Joins the lines of each flag of zsh: its values with their help are on lines of their own.
+fn on_one_line(script: &str) -> String {
+    let mut joined = String::new();
+    let mut is_open = false;
+    for line in script.lines() {
+        let begins = line.trim_start().starts_with('\'');
+        joined.push_str(if joined.is_empty() {
+            ""
+        } else if is_open {
+            " "
+        } else {
+            "\n"
+        });
+        joined.push_str(line);
+        is_open = (begins || is_open) && !line.ends_with('\\');
+    }
+    joined
 }
 
 /// `'--a=[help]:A:'` is followed by the same line for `-a`.
@@ -108,6 +128,12 @@ mod tests {
         ] {
             assert_eq!(fish(line), wanted);
         }
+    }
+
+    #[test]
+    fn a_flag_of_zsh_with_values_on_several_lines_becomes_one_line() {
+        let script = "a\n'--x=[X]:X:((b\\:\"B\"\nc\\:\"C\"))' \\\n'-y' \\\n&& ret=0";
+        assert_eq!(on_one_line(script), "a\n'--x=[X]:X:((b\\:\"B\" c\\:\"C\"))' \\\n'-y' \\\n&& ret=0");
     }
 
     /// The whole script for a small command.
