@@ -4,14 +4,14 @@
 //! Invariant: all of them accept only verified chunks.
 
 use crate::content::limits::{FSYNC_INTERVAL, RESUME_FILE_INTERVAL};
-use crate::content::{Bitfield, ChunkIndex, Digest, Manifest, Md5};
+use crate::content::{Bitfield, ChunkIndex, Digest, Md5};
 use crate::download::finder::interrupted;
 use crate::net::{Shutdown, Threads};
 use crate::report::error::{Fault, RoleError};
 use crate::storage::stream::STDOUT;
 use crate::storage::{
-    ChunkSink, ChunkSource, DeviceFile, LargeChunk, PartFile, Progress, StoreError, StoredChunk, StreamFile,
-    TreePart,
+    ChunkSink, ChunkSource, DelegatedSource, DeviceFile, LargeChunk, PartFile, Progress, StoreError,
+    StreamFile, TreePart,
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::os::unix::fs::FileTypeExt as _;
@@ -75,15 +75,6 @@ pub enum Destination {
 }
 
 impl Destination {
-    fn source(&self) -> &dyn ChunkSource {
-        match self {
-            Self::File(part) => part,
-            Self::Stream(stream) => stream,
-            Self::Device(device) => device,
-            Self::Tree(tree) => tree,
-        }
-    }
-
     /// Chunks that have been verified, and stored or queued for the stream.
     pub fn progress(&self) -> &Progress {
         self.source().progress()
@@ -274,29 +265,14 @@ fn write_resume_file(part: &Destination, report: &Sender<StoreError>, work: &Shu
     }
 }
 
-impl ChunkSource for Destination {
-    fn manifest(&self) -> Option<Arc<Manifest>> {
-        self.source().manifest()
-    }
-
-    fn progress(&self) -> &Progress {
-        self.source().progress()
-    }
-
-    fn mode(&self) -> Option<u32> {
-        self.source().mode()
-    }
-
-    fn is_intact(&self) -> bool {
-        self.source().is_intact()
-    }
-
-    fn check_reported(&self, index: ChunkIndex) -> bool {
-        self.source().check_reported(index)
-    }
-
-    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
-        self.source().stored(index)
+impl DelegatedSource for Destination {
+    fn source(&self) -> &dyn ChunkSource {
+        match self {
+            Self::File(part) => part,
+            Self::Stream(stream) => stream,
+            Self::Device(device) => device,
+            Self::Tree(tree) => tree,
+        }
     }
 }
 

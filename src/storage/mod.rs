@@ -124,6 +124,38 @@ pub trait ChunkSource: Send + Sync {
     fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError>;
 }
 
+/// A type whose chunks are those of one of several stores. It is a [`ChunkSource`], too.
+pub trait DelegatedSource: Send + Sync {
+    /// The store.
+    fn source(&self) -> &dyn ChunkSource;
+}
+
+impl<T: DelegatedSource> ChunkSource for T {
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        self.source().manifest()
+    }
+
+    fn progress(&self) -> &Progress {
+        self.source().progress()
+    }
+
+    fn mode(&self) -> Option<u32> {
+        self.source().mode()
+    }
+
+    fn is_intact(&self) -> bool {
+        self.source().is_intact()
+    }
+
+    fn check_reported(&self, index: ChunkIndex) -> bool {
+        self.source().check_reported(index)
+    }
+
+    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
+        self.source().stored(index)
+    }
+}
+
 /// A store that accepts the chunks of one file.
 pub trait ChunkSink: Send + Sync {
     /// Stores a chunk; **the caller has verified its bytes** against `digest`.

@@ -1,12 +1,12 @@
 //! Content of a shared item, a file or a folder, and its state as a scan finds it.
 
-use crate::content::{ChunkIndex, DurableStamp, FileId, Layout, Manifest, Md5};
+use crate::content::{DurableStamp, FileId, Layout, Md5};
 use crate::storage::complete_file::CompleteFile;
 use crate::storage::disk::Identity;
 use crate::storage::tree::{PublishError, RefusedEntry, ScanOptions, TreeScan, TreeSource, TreeState};
-use crate::storage::{ChunkSource, Progress, StoreError, StoredChunk};
+use crate::storage::{ChunkSource, DelegatedSource, StoreError};
 use std::path::Path;
-use std::sync::Arc;
+
 use std::time::SystemTime;
 
 /// Content of a shared item.
@@ -56,38 +56,14 @@ impl SharedContent {
     pub(super) fn is_corrupt(&self) -> bool {
         matches!(self, Self::File(file) if file.is_corrupt())
     }
+}
 
+impl DelegatedSource for SharedContent {
     fn source(&self) -> &dyn ChunkSource {
         match self {
             Self::File(file) => file,
             Self::Folder(tree) => tree,
         }
-    }
-}
-
-impl ChunkSource for SharedContent {
-    fn manifest(&self) -> Option<Arc<Manifest>> {
-        self.source().manifest()
-    }
-
-    fn progress(&self) -> &Progress {
-        self.source().progress()
-    }
-
-    fn mode(&self) -> Option<u32> {
-        self.source().mode()
-    }
-
-    fn is_intact(&self) -> bool {
-        self.source().is_intact()
-    }
-
-    fn check_reported(&self, index: ChunkIndex) -> bool {
-        self.source().check_reported(index)
-    }
-
-    fn stored(&self, index: ChunkIndex) -> Result<StoredChunk, StoreError> {
-        self.source().stored(index)
     }
 }
 
