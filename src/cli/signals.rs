@@ -1,7 +1,8 @@
 //! Ctrl-C (SIGINT), SIGTERM and SIGHUP.
 //!
-//! SIGHUP ends a program of a terminal, and makes a service, which has none, open its log file again. The first signal triggers a graceful shutdown, the second ends the process at once. A program can handle one signal
-//! before that, for example to drain a volunteer. Invariant: the terminal mode is restored, also if the second signal
+//! SIGHUP ends a program of a terminal, and makes a service, which has none, open its log file again. The first signal
+//! triggers a graceful shutdown, the second ends the process at once. A program can handle one signal before that, for
+//! example to drain a volunteer. Invariant: the terminal mode is restored, also if the second signal
 //! ends the process.
 
 use super::exit::ExitCode;
